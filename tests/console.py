@@ -1,0 +1,96 @@
+"""A console of the tutorial: one of the two scripts as a process, and what it has printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from machine import ROOT
+
+
+class Console:
+    """`out` and `err` grow line by line as the script prints; `show` is called with each line."""
+
+    def __init__(
+        self,
+        *command: str,
+        show: Callable[[str], None] = lambda line: None,
+        **environment: str,
+    ) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="surrogateescape",
+            start_new_session=True,  # CTRL+C in this terminal is for each console on its own
+        )
+        self._new = threading.Condition()
+        self._open = 2
+        self._show = show
+        self._readers = [
+            threading.Thread(target=self._read, args=arguments, daemon=True)
+            for arguments in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        for line in stream:
+            with self._new:
+                lines.append(line.rstrip("\n"))
+                self._new.notify_all()
+            self._show(line.rstrip("\n"))
+        with self._new:
+            self._open -= 1
+            self._new.notify_all()
+
+    def wait_for(self, text: str, count: int = 1, limit: float = 20) -> str:
+        """Until `count` lines hold `text`, for `limit` seconds at most. Returns the last of them."""
+
+        def found() -> list[str]:
+            return [line for line in self.out + self.err if text in line]
+
+        with self._new:
+            self._new.wait_for(lambda: len(found()) >= count or not self._open, limit)
+            assert len(found()) >= count, f"no {text!r} within {limit} s: {self.out} {self.err}"
+            return found()[count - 1]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self, limit: float = 20) -> int:
+        """Wait for its end, `limit` seconds at most, and for the last it printed: its status."""
+        status = self.process.wait(limit)
+        for reader in self._readers:
+            reader.join(limit)
+        return status
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.end()
+
+    def stop(self) -> int:
+        """CTRL+C."""
+        self.signal(signal.SIGINT)
+        return self.end()
+
+
+def until(condition: Callable[[], object], limit: float = 20) -> None:
+    """Poll until the condition holds, for `limit` seconds at most."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {limit} s"
+        time.sleep(0.05)
