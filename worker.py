@@ -54,7 +54,7 @@ except Exception:  # not shown: it may quote the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 vhost, where = parameters[0].virtual_host, ", ".join(f"{one.host}:{one.port}" for one in parameters)
 ADVICE = {  # what to do about a problem with these words, which no waiting mends
-    "ACCESS_REFUSED|NOT_ALLOWED": "Check user, password, virtual host; rabbitmqctl list_permissions.",
+    "ACCESS_REFUSED|NOT_ALLOWED": "Check user, password, virtual host, and list_permissions.",
     "inequivalent": f"If its tasks may go: rabbitmqctl delete_queue task_queue -p {vhost}",
     "CERTIFICATE|WRONG_VERSION": "Check host and port, and the authorities in SSL_CERT_FILE.",
 }

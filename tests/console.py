@@ -20,6 +20,7 @@ class Console:
     def __init__(
         self,
         *command: str,
+        directory: str = str(ROOT),
         show: Callable[[str], None] = lambda line: None,
         **environment: str,
     ) -> None:
@@ -27,7 +28,7 @@ class Console:
         self.err: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            cwd=ROOT,
+            cwd=directory,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -57,7 +58,7 @@ class Console:
             self._new.notify_all()
 
     def wait_for(self, text: str, count: int = 1, limit: float = 20) -> str:
-        """Until `count` lines hold `text`, for `limit` seconds at most. Returns the last of them."""
+        """Until `count` lines hold `text`, `limit` seconds at most. Returns the last of them."""
 
         def found() -> list[str]:
             return [line for line in self.out + self.err if text in line]

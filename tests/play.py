@@ -25,7 +25,7 @@ def say(name: str, line: str) -> None:
 
 def find_broker() -> str | None:
     """The address of a RabbitMQ that is up, and whose task_queue nobody uses."""
-    import pika  # noqa: PLC0415 (enter_venv has just made it importable)
+    import pika  # enter_venv has just made it importable
 
     for url in filter(None, [os.environ.get("AMQP_URL"), "amqp://localhost:5672"]):
         try:
@@ -37,13 +37,13 @@ def find_broker() -> str | None:
             with pika.BlockingConnection(parameters) as connection:
                 queue = connection.channel().queue_declare("task_queue", passive=True).method
                 if queue.message_count or queue.consumer_count:
-                    fail(f"task_queue at {where} is in use: stop its workers and empty it first.")
+                    fail(f"task_queue at {where} is in use: stop its workers, then empty it.")
         except pika.exceptions.ChannelClosedByBroker:
             pass  # there is no task_queue yet
         except (pika.exceptions.AMQPConnectionError, OSError) as error:
             if type(error) in (pika.exceptions.AMQPConnectionError, socket.gaierror):
                 continue  # nothing listens there
-            fail(f"What listens at {where} lets nobody in: {error}. Mend or stop it, or set AMQP_URL.")
+            fail(f"What listens at {where} lets nobody in: {error}. Stop it, or set AMQP_URL.")
         print(f"Using the RabbitMQ at {where}.", flush=True)
         return url
     return None
