@@ -76,6 +76,13 @@ def waiting(url: str) -> int:
         return int(ch.queue_declare("task_queue", passive=True).method.message_count)
 
 
+def quorum_vhost(broker: Broker) -> str:
+    """The address of a virtual host there whose queues are quorum queues."""
+    broker.ctl("add_vhost", "quorum", "--default-queue-type", "quorum")
+    broker.ctl("set_permissions", "-p", "quorum", "guest", ".*", ".*", ".*")
+    return f"{broker.url}/quorum"
+
+
 @pytest.fixture
 def console() -> Iterator[Run]:
     """Runs one of the scripts: console("worker.py", AMQP_URL=...). Its stderr must be in order."""

@@ -1,0 +1,108 @@
+"""Every task that a producer reported Sent is Done, whatever is killed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+from broker import Broker
+from conftest import Run, quorum_vhost, waiting
+from console import Console, until
+
+TASKS = [f"task {number}{'.' * (number % 3)}" for number in range(60)]
+
+
+def done(workers: list[Console]) -> set[str]:
+    """The tasks whose ` [x] Received` a ` [x] Done` follows."""
+    return {
+        line.removeprefix(" [x] Received ")
+        for one in workers
+        for line, following in zip(one.out[:-1], one.out[1:])
+        if following == " [x] Done"
+    }
+
+
+class Crowd:
+    """Four workers, one of which is killed and replaced every 0.7 s."""
+
+    def __init__(self, console: Run, address: str) -> None:
+        self._console, self.address, self._rest = console, address, threading.Event()
+        self.all = [self._worker() for _ in range(4)]
+        self._alive = list(self.all)
+        self._killer = threading.Thread(target=self._kill)
+        self._killer.start()
+
+    def _worker(self) -> Console:
+        return self._console("worker.py", AMQP_URL=self.address)
+
+    def _kill(self) -> None:
+        choose = random.Random(1)
+        while not self._rest.wait(0.7):
+            victim = choose.randrange(len(self._alive))
+            self._alive[victim].kill()
+            self._alive[victim] = self._worker()
+            self.all.append(self._alive[victim])
+
+    def spare(self) -> None:
+        self._rest.set()
+        self._killer.join()
+
+
+@pytest.fixture
+def addresses(node: Callable[..., Broker]) -> tuple[Broker, list[str]]:
+    """A broker, and its virtual hosts for classic and for quorum queues."""
+    broker = node()
+    return broker, [broker.url, quorum_vhost(broker)]
+
+
+def test_no_task_is_lost_while_workers_are_killed(
+    addresses: tuple[Broker, list[str]], send: Run, console: Run
+) -> None:
+    for address in addresses[1]:
+        sent = [send(address, task).out for task in TASKS]
+        assert sent == [[f" [x] Sent {task!r}"] for task in TASKS]
+    crowds = [Crowd(console, address) for address in addresses[1]]
+    try:
+        until(lambda: all(len(done(crowd.all)) == len(TASKS) for crowd in crowds), limit=90)
+    finally:
+        for crowd in crowds:
+            crowd.spare()
+    until(lambda: not any(waiting(address) for address in addresses[1]))
+
+
+def test_no_task_is_lost_while_workers_and_the_broker_are_killed(
+    addresses: tuple[Broker, list[str]], send: Run, console: Run
+) -> None:
+    broker = addresses[0]
+    crowds = [Crowd(console, address) for address in addresses[1]]
+    producers: dict[str, list[Console]] = {address: [] for address in addresses[1]}
+
+    def produce(address: str) -> None:
+        for task in TASKS:
+            producers[address].append(send(address, task))
+
+    def sent(crowd: Crowd) -> set[str]:
+        ends = producers[crowd.address]
+        return {one.out[0].removeprefix(" [x] Sent ") for one in ends if one.end() == 0}
+
+    threads = [threading.Thread(target=produce, args=[address]) for address in producers]
+    try:
+        for thread in threads:
+            thread.start()
+        until(lambda: all(len(done(crowd.all)) >= 3 for crowd in crowds))
+        broker.kill()
+        broker.start()
+        for thread in threads:
+            thread.join()
+        until(lambda: all(sent(crowd) <= done(crowd.all) for crowd in crowds), limit=90)
+        assert all(len(sent(crowd)) >= 3 for crowd in crowds)
+    finally:
+        for crowd in crowds:
+            crowd.spare()
+    for address in producers:
+        assert len(producers[address]) == len(TASKS)
+        for one in producers[address]:
+            assert (one.end(), len(one.out), len(one.err)) in ((0, 1, 0), (1, 0, 1))
+    until(lambda: not any(waiting(address) for address in producers))
