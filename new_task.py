@@ -20,7 +20,7 @@ def fail(fate, problem):
 
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 pika.URLParameters.DEFAULT_STACK_TIMEOUT = 5  # seconds to connect, for each address
-pika.URLParameters.DEFAULT_BLOCKED_CONNECTION_TIMEOUT = 20  # type: ignore[assignment]  # also seconds
+pika.URLParameters.DEFAULT_BLOCKED_CONNECTION_TIMEOUT = 10  # type: ignore[assignment]  # also seconds
 url = os.environ.get("AMQP_URL") or "amqp://localhost"
 try:
     assert re.match("amqps?://", url)
