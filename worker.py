@@ -48,7 +48,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 url = os.environ.get("AMQP_URL") or "amqp://localhost"
 try:
-    assert re.match("amqps?://", url)
+    assert url.startswith(("amqp://", "amqps://"))
     parameters = [pika.URLParameters(one) for one in re.split(",(?=amqps?://)", url)]
 except Exception:  # not shown: it may quote the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
