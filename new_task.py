@@ -24,7 +24,7 @@ pika.URLParameters.DEFAULT_BLOCKED_CONNECTION_TIMEOUT = 10  # type: ignore[assig
 url = os.environ.get("AMQP_URL") or "amqp://localhost"
 try:
     assert url.startswith(("amqp://", "amqps://"))
-    parameters = [pika.URLParameters(one) for one in re.split(",(?=amqps?://)", url)]
+    parameters = [pika.URLParameters(one) for one in re.split(", *(?=amqps?://)", url)]
 except Exception:  # not shown: it may quote the password
     sys.exit(" [!] Not sent. AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 vhost, where = parameters[0].virtual_host, ", ".join(f"{one.host}:{one.port}" for one in parameters)

@@ -49,7 +49,7 @@ sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: 
 url = os.environ.get("AMQP_URL") or "amqp://localhost"
 try:
     assert url.startswith(("amqp://", "amqps://"))
-    parameters = [pika.URLParameters(one) for one in re.split(",(?=amqps?://)", url)]
+    parameters = [pika.URLParameters(one) for one in re.split(", *(?=amqps?://)", url)]
 except Exception:  # not shown: it may quote the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 vhost, where = parameters[0].virtual_host, ", ".join(f"{one.host}:{one.port}" for one in parameters)

@@ -121,7 +121,9 @@ def test_tls_trusts_only_the_known_authorities_and_the_right_name(
             assert "CERTIFICATE_VERIFY_FAILED" in refused.err[0]
 
 
-def test_tls_shows_a_client_certificate(tls: Callable[..., tuple[str, Path]], send: Run) -> None:
+def test_tls_shows_a_client_certificate(
+    tls: Callable[..., tuple[str, Path]], console: Run, send: Run
+) -> None:
     port, authority = tls(
         "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
     )
@@ -130,4 +132,7 @@ def test_tls_shows_a_client_certificate(tls: Callable[..., tuple[str, Path]], se
     options = {name: str(folder / file) for name, file in files.items()}
     url = f"amqps://localhost{port}"
     assert send(f"{url}?ssl_options={options}", "known").out == [" [x] Sent 'known'"]
-    assert send(url, "unknown", SSL_CERT_FILE=str(authority)).end() == 1
+    for script in ("new_task.py", "worker.py"):
+        refused = console(script, AMQP_URL=url, SSL_CERT_FILE=str(authority))
+        refused.wait_for(" [!] ")
+        assert not refused.out
