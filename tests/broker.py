@@ -32,7 +32,10 @@ def epmd() -> Iterator[int]:
     """Erlang's port mapper on a port of its own: the nodes would else leave one running on 4369."""
     port = free_port()
     process = subprocess.Popen(
-        ["epmd", "-port", str(port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL
+        ["epmd", "-port", str(port), "-address", "127.0.0.1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield port

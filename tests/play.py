@@ -40,10 +40,10 @@ def find_broker() -> str | None:
                     fail(f"task_queue at {where} is in use: stop its workers, then empty it.")
         except pika.exceptions.ChannelClosedByBroker:
             pass  # there is no task_queue yet
-        except (pika.exceptions.AMQPConnectionError, OSError) as error:
+        except Exception as error:
             if type(error) in (pika.exceptions.AMQPConnectionError, socket.gaierror):
                 continue  # nothing listens there
-            fail(f"What listens at {where} lets nobody in: {error}. Stop it, or set AMQP_URL.")
+            fail(f"What listens at {where} lets us not in: {error!r}. Stop it, or set AMQP_URL.")
         print(f"Using the RabbitMQ at {where}.", flush=True)
         return url
     return None
