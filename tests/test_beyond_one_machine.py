@@ -85,44 +85,47 @@ def test_all_addresses_are_named_when_none_answers(console: Run) -> None:
 
 
 @pytest.fixture
-def tls(node: Callable[..., Broker], tmp_path: Path) -> Callable[..., tuple[str, Path]]:
-    """A broker with a certificate for `localhost`: `:PORT`, and the authority's file."""
+def tls(node: Callable[..., Broker], tmp_path: Path) -> Callable[[str], tuple[int, Path]]:
+    """A broker with a certificate for 127.0.0.1: its TLS port, and the authority's file.
 
-    def start(config: str = "") -> tuple[str, Path]:
+    It listens on 127.0.0.2 too, a name that is not in the certificate.
+    """
+
+    def start(config: str) -> tuple[int, Path]:
         authority, port = trustme.CA(), free_port()
-        server, client = authority.issue_cert("localhost"), authority.issue_cert("worker@example")
+        server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("worker@example")
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         for name, certificate in (("server", server), ("client", client)):
             certificate.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
             certificate.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
         node(
-            f"listeners.ssl.1 = 127.0.0.1:{port}\n"
+            f"listeners.ssl.1 = 127.0.0.1:{port}\nlisteners.ssl.2 = 127.0.0.2:{port}\n"
             f"ssl_options.cacertfile = {tmp_path}/ca.pem\n"
             f"ssl_options.certfile = {tmp_path}/server.pem\n"
             f"ssl_options.keyfile = {tmp_path}/server.key\n{config}"
         )
-        return f":{port}", tmp_path / "ca.pem"
+        return port, tmp_path / "ca.pem"
 
     return start
 
 
 def test_tls_trusts_only_the_known_authorities_and_the_right_name(
-    tls: Callable[..., tuple[str, Path]], console: Run, send: Run
+    tls: Callable[[str], tuple[int, Path]], console: Run, send: Run
 ) -> None:
     port, authority = tls("ssl_options.verify = verify_none\n")
     known = {"SSL_CERT_FILE": str(authority)}
-    assert send(f"amqps://localhost{port}", "secret", **known).out == [" [x] Sent 'secret'"]
-    one = console("worker.py", AMQP_URL=f"amqps://localhost{port}", **known)
+    assert send(f"amqps://127.0.0.1:{port}", "secret", **known).out == [" [x] Sent 'secret'"]
+    one = console("worker.py", AMQP_URL=f"amqps://127.0.0.1:{port}", **known)
     one.wait_for(" [x] Received 'secret'")
-    for host, trust in (("localhost", {}), ("127.0.0.1", known)):
+    for host, trust in (("127.0.0.1", {}), ("127.0.0.2", known)):
         for script in ("new_task.py", "worker.py"):
-            refused = console(script, AMQP_URL=f"amqps://{host}{port}", **trust)
+            refused = console(script, AMQP_URL=f"amqps://{host}:{port}", **trust)
             assert (refused.end(), refused.out) == (1, [])
             assert "CERTIFICATE_VERIFY_FAILED" in refused.err[0]
 
 
 def test_tls_shows_a_client_certificate(
-    tls: Callable[..., tuple[str, Path]], console: Run, send: Run
+    tls: Callable[[str], tuple[int, Path]], console: Run, send: Run
 ) -> None:
     port, authority = tls(
         "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
@@ -130,7 +133,7 @@ def test_tls_shows_a_client_certificate(
     folder = authority.parent
     files = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
     options = {name: str(folder / file) for name, file in files.items()}
-    url = f"amqps://localhost{port}"
+    url = f"amqps://127.0.0.1:{port}"
     assert send(f"{url}?ssl_options={options}", "known").out == [" [x] Sent 'known'"]
     for script in ("new_task.py", "worker.py"):
         refused = console(script, AMQP_URL=url, SSL_CERT_FILE=str(authority))
