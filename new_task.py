@@ -57,7 +57,7 @@ except NackError:
     fail("Not sent", "it refused the message (basic.nack)")
 except Exception as error:  # pika's own, the system's, or TLS's, one inside the other
     cause = error.args[-1] if error.args else repr(error)
-    cause = str(getattr(cause, "exception", cause)).split("/(<")[0].rstrip(".'")
+    cause = str(getattr(cause, "exception", cause)).split("/(<")[0].rstrip(".")
     fail("Not sent" if isinstance(error, AMQPChannelError) else fate, cause)
 with contextlib.suppress(AMQPError):  # nothing that happens now makes it unsent
     connection.close()

@@ -27,7 +27,7 @@ def serve():
         connection = pika.BlockingConnection(parameters)
     except Exception as error:  # pika's own, the system's, or TLS's, one inside the other
         cause = error.args[-1] if error.args else repr(error)
-        return str(getattr(cause, "exception", cause)).split("/(<")[0].rstrip(".'")
+        return str(getattr(cause, "exception", cause)).split("/(<")[0].rstrip(".")
     try:
         with connection:
             channel = connection.channel()

@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 LINES = [line for block in blocks("text") for line in block.splitlines() if line[:5] == " [!] "]
 PATTERNS = {
     line: re.compile(
-        re.escape(line).replace("…", ".+").replace("localhost:5672", r"\S+:\d+(, \S+:\d+)*")
+        re.escape(line).replace("…", ".*").replace("localhost:5672", r"\S+:\d+(, \S+:\d+)*")
     )
     for line in LINES
 }

@@ -166,7 +166,11 @@ HOPELESS = {
     "wrong password": ("guest:5ecret@", "", "ACCESS_REFUSED - Login was refused"),
     "unknown virtual host": ("", "/nosuch", "NOT_ALLOWED - vhost nosuch not found"),
     "foreign virtual host": ("visitor:5ecret@", "/", "NOT_ALLOWED - access to vhost '/' refused"),
-    "no permission": ("visitor:5ecret@", "/visited", "ACCESS_REFUSED - access to queue"),
+    "no permission": (
+        "visitor:5ecret@",
+        "/visited",
+        "access to queue 'task_queue' in vhost 'visited' refused for user 'visitor'",
+    ),
     "not durable": ("", "/transient", "inequivalent arg 'durable'"),
     "another type": ("", "/typed", "inequivalent arg 'x-queue-type'"),
 }
