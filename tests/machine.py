@@ -18,14 +18,14 @@ def fail(problem: str) -> None:
     sys.exit(f" [!] {problem}")
 
 
-def run(command: list[str], advice: str) -> None:
-    """Run it quietly; if it fails, show the last line it said, and `advice`."""
+def run(what: str, command: list[str], advice: str) -> None:
+    """Run it quietly; if it fails, say what failed, the last line it printed, and `advice`."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
         said = (done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
-        fail(f"{' '.join(command[:4])} failed: {said}. {advice}")
+        fail(f"{what} failed: {said} {advice}")
 
 
 def apt_install(package: str) -> None:
@@ -45,7 +45,7 @@ def apt_install(package: str) -> None:
         " apt-get update -qq;"
         ' apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "$0"'
     )
-    run([*root, "sh", "-c", script, package], by_hand)
+    run(f"Installing {package}", [*root, "sh", "-c", script, package], by_hand)
 
 
 def enter_venv(*requirements: str) -> None:
@@ -60,9 +60,11 @@ def enter_venv(*requirements: str) -> None:
         if not importlib.util.find_spec("ensurepip"):  # Debian ships it in a package of its own
             apt_install(f"python3.{sys.version_info.minor}-venv")
         print(f"Making a virtual environment in {VENV}, once.", flush=True)
-        run([sys.executable, "-m", "venv", "--clear", str(VENV)], "Is the folder writable?")
+        command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+        run("Making it", command, "Is the folder writable?")
     files = [option for name in requirements for option in ("-r", str(ROOT / name))]
-    run([python, "-m", "pip", "install", "-q", *files], "Can this machine reach PyPI?")
+    command = [python, "-m", "pip", "install", "-q", *files]
+    run("pip install", command, "Can this machine reach PyPI?")
     os.execv(python, [python, *sys.argv])
 
 
