@@ -29,7 +29,8 @@ class Console:
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=directory,
-            env={**os.environ, **environment},
+            # PYTHONUNBUFFERED would hide a line that waits in a buffer.
+            env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,11 @@ def test_all_addresses_are_named_when_none_answers(console: Run) -> None:
     assert ", ".join(f"127.0.0.1:{port}" for port in ports) in one.err[0]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.2", port)) == 0
+
+
 @pytest.fixture
 def tls(node: Callable[..., Broker], tmp_path: Path) -> Callable[[str], tuple[int, Path]]:
     """A broker with a certificate for 127.0.0.1: its TLS port, and the authority's file.
@@ -104,6 +110,7 @@ def tls(node: Callable[..., Broker], tmp_path: Path) -> Callable[[str], tuple[in
             f"ssl_options.certfile = {tmp_path}/server.pem\n"
             f"ssl_options.keyfile = {tmp_path}/server.key\n{config}"
         )
+        until(lambda: listens(port))  # a moment after the port without TLS
         return port, tmp_path / "ca.pem"
 
     return start

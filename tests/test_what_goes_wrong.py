@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import readme
 from broker import Broker, free_port
 from conftest import Run, channel, quorum_vhost, waiting
+from console import until
 from machine import ROOT
 from relay import ACK, DECLARE, PUBLISH, Relay
 
@@ -142,6 +144,8 @@ def test_a_worker_whose_queue_is_deleted_declares_it_anew(
     one.wait_for(" [x] Received 'next'")
     one.wait_for(" [x] Done", 2 if task else 1)
     assert len(one.err) == 1
+    # The old connection is closed, and holds nothing back.
+    until(lambda: broker.ctl("list_connections", "state").count("running") == 1)
 
 
 def test_a_worker_outlives_the_acknowledgement_timeout(
@@ -243,6 +247,7 @@ def test_any_message_is_worked(broker: Broker, worker: Run) -> None:
     one.wait_for(" [x] Done", len(bodies) + 1)
     assert all(line.isprintable() for line in one.out)
     assert r" [x] Received '\uccab'" in one.out
+    assert f" [x] Received '{'x' * 1_000_000}'" in one.out
     assert one.err == []
     one.stop()
     assert waiting(broker.url) == 0
@@ -448,5 +453,7 @@ def test_the_readme_lists_no_line_that_is_never_printed(request: pytest.FixtureR
     if not any("beyond_one_machine" in item.nodeid for item in request.session.items):
         pytest.skip("only the whole suite prints them all")  # pytest -k, or one file
     never = set(readme.PATTERNS) - readme.printed
-    # A server that misses a client certificate says so, or hangs up first.
-    assert {line for line in never if "CERTIFICATE_REQUIRED" not in line} == set()
+    # A server that misses a client certificate says so, or hangs up first; RabbitMQ 4.3 cancels
+    # the consumer where it closed the channel before.
+    sometimes = re.compile("CERTIFICATE_REQUIRED|Timeout value used")
+    assert {line for line in never if not sometimes.search(line)} == set()
