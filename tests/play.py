@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ def find_broker() -> str | None:
 
     for url in filter(None, [os.environ.get("AMQP_URL"), "amqp://localhost:5672"]):
         try:
-            parameters = [pika.URLParameters(one) for one in url.split(",")]
+            parameters = [pika.URLParameters(one) for one in re.split(", *(?=amqps?://)", url)]
         except Exception:
             fail("AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
         where = ", ".join(f"{one.host}:{one.port}" for one in parameters)
@@ -43,7 +44,9 @@ def find_broker() -> str | None:
         except Exception as error:
             if type(error) in (pika.exceptions.AMQPConnectionError, socket.gaierror):
                 continue  # nothing listens there
-            fail(f"What listens at {where} lets us not in: {error!r}. Stop it, or set AMQP_URL.")
+            fail(
+                f"What listens at {where} does not let us in: {error!r}. Stop it, or set AMQP_URL."
+            )
         print(f"Using the RabbitMQ at {where}.", flush=True)
         return url
     return None
