@@ -69,8 +69,8 @@ def enter_venv(*requirements: str) -> None:
 
 
 def need_rabbitmq(server: str) -> None:
-    """Install the distribution's RabbitMQ if this server is missing."""
-    if not Path(server).exists():
+    """Install the distribution's RabbitMQ if it is missing, and no other is asked for."""
+    if not Path(server).exists() and "RABBITMQ_SERVER" not in os.environ:
         apt_install("rabbitmq-server")
     if not Path(server).exists():
         fail(f"There is no {server}. Set RABBITMQ_SERVER to where rabbitmq-server is.")

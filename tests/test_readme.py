@@ -71,6 +71,25 @@ def test_the_recipe_keeps_the_heartbeats_going(
     assert waiting(broker.url) == 0
 
 
+def test_a_forgotten_ack_stops_the_worker_and_shows_in_the_books(
+    broker: Broker, console: Run, send: Run, tmp_path: Path
+) -> None:
+    ack = "    channel.basic_ack(method.delivery_tag)\n"
+    assert SCRIPTS["worker.py"].count(ack) == 1
+    (tmp_path / "worker.py").write_text(SCRIPTS["worker.py"].replace(ack, ""))
+    for task in ("first", "second"):
+        send(broker.url, task)
+    forgetful = console(str(tmp_path / "worker.py"), AMQP_URL=broker.url)
+    forgetful.wait_for(" [x] Done")
+    books = re.search(r"rabbitmqctl (list_queues name .*)", readme.TEXT)
+    assert books
+    listed = broker.ctl(*books[1].split(), "--no-table-headers")
+    assert listed.split() == ["task_queue", "1", "1"]
+    assert forgetful.out[1:] == [" [x] Received 'first'", " [x] Done"]
+    forgetful.stop()
+    until(lambda: waiting(broker.url) == 2)
+
+
 def test_the_policies_do_what_the_readme_says(broker: Broker, send: Run) -> None:
     commands = [
         line for block in readme.blocks("sh") for line in block.splitlines() if "set_policy" in line
