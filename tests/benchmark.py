@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from broker import SERVER, Broker, epmd
-from machine import ROOT, enter_venv, need_rabbitmq
+from shared.broker import SERVER, Broker, epmd
+from shared.machine import ROOT, enter_venv, need_rabbitmq
 
 TASKS, ROUNDS = 3000, 3
 

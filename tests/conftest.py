@@ -1,16 +1,25 @@
-"""The brokers and consoles of the tests: each test ends what it started."""
+"""The fixtures: a broker to break, consoles, a network. Each test ends and mends what it used."""
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
-from broker import Broker, epmd
-from console import Console
-from readme import explains
+from shared.broker import Broker, epmd
+from shared.console import Console
+from shared.relay import Relay
+from shared.task_queue import channel
+
+WAITING = " [*] Waiting for messages. To exit press CTRL+C"
+MALFORMED = " [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost"
+SAID = {  # the one form of line that each script has besides
+    "new_task.py": re.compile(r" \[!\] Not confirmed by RabbitMQ at \S+:\d+: .+"),
+    "worker.py": re.compile(r" \[!\] RabbitMQ at \S+:\d+, next try in 2 seconds: .+"),
+}
 
 Run = Callable[..., Console]
 
@@ -22,32 +31,42 @@ def epmd_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def shared(epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    home = tmp_path_factory.mktemp("shared") / "node"
-    broker = Broker(home, epmd_port, name="shared", config="max_message_size = 1000000\n")
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.kill()
+def own_node(epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The node of this test process: one for all of its tests, since a start takes long."""
+    home = tmp_path_factory.mktemp("own") / "node"
+    node = Broker(home, epmd_port, name="own", config="max_message_size = 1000000\n")
+    yield node
+    node.kill()
 
 
 @pytest.fixture
-def broker(shared: Broker) -> Broker:
-    """A broker without a task_queue, for tests that leave it as it is."""
-    with channel(shared.url) as open_channel:
-        open_channel.queue_delete("task_queue")
-    return shared
+def broker(own_node: Broker) -> Iterator[Broker]:
+    """A broker of the test's own, to be stopped, killed or frozen; it has no task_queue yet."""
+    if not own_node.runs():
+        own_node.start()
+    with channel(own_node.url) as ch:
+        ch.queue_delete("task_queue")
+    yield own_node
+    own_node.signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def quorum(broker: Broker) -> str:
+    """The address of a virtual host there whose queues are quorum queues."""
+    url = broker.quorum_vhost()
+    with channel(url) as ch:
+        ch.queue_delete("task_queue")
+    return url
 
 
 @pytest.fixture
 def node(epmd_port: int, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
-    """Starts brokers of the test's own, to be broken."""
+    """Starts brokers with settings of the test's own."""
     started: list[Broker] = []
 
-    def start(config: str = "", wait: bool = True, **options: Any) -> Broker:
-        name = options.pop("name", f"node{len(started)}")
-        started.append(Broker(tmp_path / name, epmd_port, config=config, name=name, **options))
+    def start(config: str = "", wait: bool = True) -> Broker:
+        name = f"node{len(started)}"
+        started.append(Broker(tmp_path / name, epmd_port, config=config, name=name))
         started[-1].start(wait)
         return started[-1]
 
@@ -56,40 +75,30 @@ def node(epmd_port: int, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
         one.kill()
 
 
-class channel:
-    """`with channel(url) as ch:` for what a test itself asks of a broker."""
+@pytest.fixture
+def relay() -> Iterator[Callable[..., Relay]]:
+    """Networks that the test cuts."""
+    made: list[Relay] = []
 
-    def __init__(self, url: str) -> None:
-        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+    def make(*arguments: Any, **options: Any) -> Relay:
+        made.append(Relay(*arguments, **options))
+        return made[-1]
 
-    def __enter__(self) -> Any:
-        return self.connection.channel()
-
-    def __exit__(self, *error: object) -> None:
-        if self.connection.is_open:
-            self.connection.close()
-
-
-def waiting(url: str) -> int:
-    """How many tasks wait in task_queue."""
-    with channel(url) as ch:
-        return int(ch.queue_declare("task_queue", passive=True).method.message_count)
-
-
-def quorum_vhost(broker: Broker) -> str:
-    """The address of a virtual host there whose queues are quorum queues."""
-    broker.ctl("add_vhost", "quorum", "--default-queue-type", "quorum")
-    broker.ctl("set_permissions", "-p", "quorum", "guest", ".*", ".*", ".*")
-    return f"{broker.url}/quorum"
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture
 def console() -> Iterator[Run]:
-    """Runs one of the scripts: console("worker.py", AMQP_URL=...). Its stderr must be in order."""
+    """Runs one of the scripts: console("worker.py", AMQP_URL=...).
+
+    What it says besides the tutorial's lines must have its one form, and hold no password.
+    """
     started: list[Console] = []
 
-    def run(*command: str, **environment: str) -> Console:
-        started.append(Console(*command, **environment))  # type: ignore[arg-type]
+    def run(*command: str, **environment: Any) -> Console:
+        started.append(Console(*command, **environment))
         return started[-1]
 
     yield run
@@ -97,16 +106,18 @@ def console() -> Iterator[Run]:
         one.kill()
     for one in started:
         for line in one.err:
-            assert explains(line), f"the README does not explain {line!r}"
+            assert SAID[one.script].fullmatch(line) or line == MALFORMED
+            assert line.isprintable()
+        assert "5ecret" not in str(one.out + one.err)  # part of every password in these tests
 
 
 @pytest.fixture
 def worker(console: Run) -> Run:
     """A worker that is subscribed."""
 
-    def run(url: str, **environment: str) -> Console:
-        started = console("worker.py", AMQP_URL=url, **environment)
-        started.wait_for(" [*] Waiting for messages. To exit press CTRL+C")
+    def run(url: str, script: str = "worker.py", **environment: str) -> Console:
+        started = console(script, AMQP_URL=url, **environment)
+        started.wait_for(WAITING)
         return started
 
     return run
@@ -118,7 +129,7 @@ def send(console: Run) -> Run:
 
     def run(url: str, *words: str, **environment: str) -> Console:
         started = console("new_task.py", *words, AMQP_URL=url, **environment)
-        started.end(limit=35)
+        started.end(limit=40)
         return started
 
     return run

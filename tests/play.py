@@ -1,26 +1,30 @@
 #!/usr/bin/env python3
-"""Play the tutorial: a broker, two workers, five tasks. With --once, end after the fifth."""
+"""Play the tutorial: a broker, two workers, five tasks, and a picture of what happened."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from broker import SERVER, Broker, epmd
-from console import Console, until
-from machine import ROOT, enter_venv, fail, need_rabbitmq
+from shared.broker import SERVER, Broker, epmd
+from shared.console import Console, until
+from shared.machine import enter_venv, fail, need_rabbitmq
 
 TASKS = ("First.", "Second..", "Third...", "Fourth....", "Fifth.....")
+COLOURS = {"worker 1": 36, "worker 2": 35, "new_task": 33}
 
 
 def say(name: str, line: str) -> None:
-    sys.stdout.write(f"{name:9}| {line}\n")
+    shown = f"{name:9}"
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        shown = f"\x1b[{COLOURS[name]}m{shown}\x1b[0m"
+    sys.stdout.write(f"{shown}| {line}\n")
     sys.stdout.flush()
 
 
@@ -30,10 +34,12 @@ def find_broker() -> str | None:
 
     for url in filter(None, [os.environ.get("AMQP_URL"), "amqp://localhost:5672"]):
         try:
-            parameters = [pika.URLParameters(one) for one in re.split(", *(?=amqps?://)", url)]
-        except Exception:
+            if not url.startswith(("amqp://", "amqps://")):
+                raise ValueError
+            parameters = pika.URLParameters(url)
+        except Exception:  # not shown: it may quote the password
             fail("AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
-        where = ", ".join(f"{one.host}:{one.port}" for one in parameters)
+        where = f"{parameters.host}:{parameters.port}"
         try:
             with pika.BlockingConnection(parameters) as connection:
                 queue = connection.channel().queue_declare("task_queue", passive=True).method
@@ -52,9 +58,39 @@ def find_broker() -> str | None:
     return None
 
 
-def play(url: str, consoles: contextlib.ExitStack, once: bool) -> None:
+class Picture:
+    """Who worked on what, when: a line for each worker, a column a second, a digit the task."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+        self._begun: dict[str, tuple[float, str]] = {}
+        self._start = 0.0
+
+    def see(self, name: str, line: str) -> None:
+        """Notes a line that a worker has just printed."""
+        now = time.monotonic()
+        if "Received" in line:
+            self._start = self._start or now
+            number = next(n for n, task in enumerate(TASKS, 1) if task.rstrip(".") in line)
+            self._begun[name] = now, str(number)
+        elif "Done" in line:
+            begun, digit = self._begun[name]
+            drawn = self._lines.get(name, "").ljust(round(begun - self._start))
+            self._lines[name] = drawn.ljust(round(now - self._start), digit)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name} | {line}" for name, line in sorted(self._lines.items()))
+
+
+def play(url: str, consoles: contextlib.ExitStack) -> None:
+    picture = Picture()
+
     def console(name: str, *command: str) -> Console:
-        started = Console(*command, show=lambda line: say(name, line), AMQP_URL=url)
+        def show(line: str) -> None:
+            picture.see(name, line)
+            say(name, line)
+
+        started = Console(*command, show=show, AMQP_URL=url)
         consoles.callback(started.kill)
         return started
 
@@ -70,19 +106,12 @@ def play(url: str, consoles: contextlib.ExitStack, once: bool) -> None:
         if console("new_task", "new_task.py", *words).end():
             sys.exit(1)
     until(lambda: sum(worker.out.count(" [x] Done") for worker in workers) == len(TASKS), limit=60)
-    if once or not sys.stdout.isatty():
-        return
-    address = f"AMQP_URL={url} " if os.environ.get("AMQP_URL", url) != url else ""
-    print("\nNow you, in another console:\n")
-    print(f"    cd {ROOT}")
-    print(f"    {address}.venv/bin/python new_task.py Sixth message......\n")
-    print("CTRL+C here ends it all.", flush=True)
-    signal.pause()
+    for worker in workers:
+        worker.stop()
+    print(f"\nEach column is a second, each digit a task:\n\n{picture}")
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["--once"]):
-        fail("The only option is --once: end after the fifth task.")
     enter_venv("requirements.txt")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
@@ -96,7 +125,7 @@ def main() -> None:
             started.callback(broker.kill)
             broker.start()
             url = "amqp://localhost:5672"
-        play(url, started, "--once" in sys.argv)
+        play(url, started)
 
 
 if __name__ == "__main__":
@@ -105,4 +134,4 @@ if __name__ == "__main__":
     except (AssertionError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print()
+        sys.exit(130)

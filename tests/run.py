@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 
-from broker import SERVER
-from machine import ROOT, enter_venv, need_rabbitmq
+from shared.broker import SERVER
+from shared.machine import ROOT, enter_venv, need_rabbitmq
 
 
 def main() -> int:

@@ -1,26 +1,22 @@
-"""What the tutorial promises, on a broker with default settings."""
+"""What the tutorial promises: tasks in turn, one at a time, none lost."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broker import Broker
-from conftest import Run, channel, waiting
-from console import Console, until
-from machine import ROOT
-
-WAITING = " [*] Waiting for messages. To exit press CTRL+C"
-
-
-def body(broker: Broker) -> bytes:
-    """The one task in the queue, as RabbitMQ has it; takes it out."""
-    with channel(broker.url) as ch:
-        return bytes(ch.basic_get("task_queue", auto_ack=True)[2])
+from conftest import WAITING, Run
+from shared.broker import Broker
+from shared.console import Console, until
+from shared.machine import ROOT
+from shared.task_queue import channel, take, waiting
 
 
 def test_five_tasks_reach_two_workers_in_turn(broker: Broker, worker: Run, send: Run) -> None:
@@ -42,17 +38,17 @@ def test_five_tasks_reach_two_workers_in_turn(broker: Broker, worker: Run, send:
     assert waiting(broker.url) == 0
 
 
-@pytest.mark.parametrize("words", [(), ("",), ("", "")])
+@pytest.mark.parametrize("words", [(), ("",)])
 def test_without_words_the_message_is_hello_world(
     broker: Broker, send: Run, words: tuple[str, ...]
 ) -> None:
     assert send(broker.url, *words).out == [" [x] Sent 'Hello World!'"]
-    assert body(broker) == b"Hello World!"
+    assert take(broker.url) == b"Hello World!"
 
 
 def test_every_argument_is_the_message(broker: Broker, send: Run) -> None:
     assert send(broker.url, "--help", "-x", "", "two  spaces").end() == 0
-    assert body(broker) == b"--help -x  two  spaces"
+    assert take(broker.url) == b"--help -x  two  spaces"
 
 
 def test_a_dot_is_a_second_of_work(broker: Broker, worker: Run, send: Run) -> None:
@@ -61,7 +57,7 @@ def test_a_dot_is_a_second_of_work(broker: Broker, worker: Run, send: Run) -> No
     one.wait_for("Received")
     begun = time.monotonic()
     one.wait_for("Done")
-    assert 2.5 < time.monotonic() - begun < 5.5
+    assert 2.5 < time.monotonic() - begun < 6
 
 
 def test_lines_come_through_a_pipe_as_they_happen(broker: Broker, worker: Run, send: Run) -> None:
@@ -72,14 +68,12 @@ def test_lines_come_through_a_pipe_as_they_happen(broker: Broker, worker: Run, s
 
 
 def test_a_busy_worker_is_passed_over(broker: Broker, worker: Run, send: Run) -> None:
-    """Two heavy tasks among four light ones take two workers as long as one heavy one."""
+    """Every odd task is heavy, and yet no worker gets both of them before the light ones."""
     workers = [worker(broker.url), worker(broker.url)]
-    begun = time.monotonic()
-    for task in ("heavy......", "light", "heavy......", "light", "light", "light"):
+    for task in ("heavy" + "." * 8, "light 1", "heavy" + "." * 8, "light 2", "light 3"):
         send(broker.url, task)
-    until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 6)
-    assert time.monotonic() - begun < 11
-    assert sum("heavy" in line for line in workers[0].out) == 1
+    until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 5)
+    assert [sum("heavy" in line for line in one.out) for one in workers] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -100,26 +94,44 @@ def test_the_task_of_a_dead_worker_goes_to_another(
     assert first.out == [WAITING, " [x] Received 'Survive me..'"]
 
 
-@pytest.mark.parametrize("end", [Broker.stop, Broker.kill], ids=["stopped", "power cut"])
-def test_a_broker_that_ends_keeps_what_was_sent(
-    node: Callable[..., Broker], send: Run, worker: Run, end: Callable[[Broker], None]
-) -> None:
-    broker = node()
-    tasks = [f" [x] Sent 'task {number}'" for number in range(8)]
-    assert [send(broker.url, "task", str(number)).out[0] for number in range(8)] == tasks
-    end(broker)
+def restart(broker: Broker) -> None:
+    broker.stop()
     broker.start()
-    assert waiting(broker.url) == len(tasks)
-    one = worker(broker.url)
-    one.wait_for("Done", len(tasks))
-    assert [line.replace("Received", "Sent") for line in one.out if "Received" in line] == tasks
 
 
-def test_a_task_may_take_longer_than_the_heartbeats(
-    node: Callable[..., Broker], worker: Run, send: Run
+def power_cut(broker: Broker) -> None:
+    broker.kill()
+    broker.start()
+
+
+def close_connections(broker: Broker) -> None:
+    broker.ctl("close_all_connections", "maintenance")
+
+
+@pytest.mark.parametrize("fault", [restart, power_cut, close_connections])
+def test_sent_tasks_survive_and_workers_come_back(
+    broker: Broker, worker: Run, send: Run, fault: Callable[[Broker], None]
 ) -> None:
-    broker = node("heartbeat = 1\n")
-    busy, idle = worker(broker.url), worker(broker.url)
+    workers = [worker(broker.url), worker(broker.url)]
+    tasks = ["in hand 1..........", "in hand 2..........", *(f"waiting {n}" for n in range(8))]
+    for task in tasks:
+        assert send(broker.url, task).out == [f" [x] Sent {task!r}"]
+    for one, task in zip(workers, tasks):
+        one.wait_for(f" [x] Received {task!r}")
+    fault(broker)
+    for one, task in zip(workers, tasks):
+        one.wait_for(WAITING, 2)
+        assert one.out[:3] == [WAITING, f" [x] Received {task!r}", WAITING]
+        assert one.err[0].startswith(f" [!] RabbitMQ at 127.0.0.1:{broker.port}, next try in ")
+    until(lambda: sum(one.out.count(" [x] Done") for one in workers) == len(tasks), limit=40)
+    assert {line for one in workers for line in one.out if "Received" in line} == {
+        f" [x] Received {task!r}" for task in tasks
+    }
+    assert waiting(broker.url) == 0
+
+
+def test_a_task_may_take_longer_than_the_heartbeats(broker: Broker, worker: Run, send: Run) -> None:
+    busy, idle = (worker(f"{broker.url}?heartbeat=1") for _ in range(2))
     send(broker.url, "long........")
     busy.wait_for(" [x] Done")
     until(lambda: waiting(broker.url) == 0)
@@ -151,40 +163,76 @@ def test_queue_and_messages_are_durable_as_rabbitmq_sees_them(
         ("it's", '"it\'s"'),
         ("\x1b[31mred\x07\n\t", r"'\x1b[31mred\x07\n\t'"),
         ("\u202egnp", r"'\u202egnp'"),
-        ("bad \udcff\udc80 bytes", r"'bad \udcff\udc80 bytes'"),
     ],
 )
 def test_a_message_goes_through_byte_for_byte_and_is_shown_readably(
     broker: Broker, send: Run, worker: Run, word: str, shown: str
 ) -> None:
     assert send(broker.url, word).out == [f" [x] Sent {shown}"]
-    assert body(broker) == word.encode(errors="surrogateescape")
+    assert take(broker.url) == word.encode()
     send(broker.url, word)
     one = worker(broker.url)
     one.wait_for("Done")
     assert one.out[1] == f" [x] Received {shown}"
 
 
+def test_text_is_utf_8_whatever_the_locale_says(broker: Broker, tmp_path: Path) -> None:
+    """In a Latin-1 locale, the terminal's one byte for é is two in the queue."""
+    command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "latin1")]
+    if not shutil.which("localedef") or subprocess.run(command, check=False).returncode:
+        pytest.skip("no Latin-1 locale can be made here")
+    locale = {"LOCPATH": str(tmp_path), "LC_ALL": "latin1", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "new_task.py", b"caf\xe9"],
+        cwd=ROOT,
+        env={**os.environ, **locale, "AMQP_URL": broker.url},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b" [x] Sent 'caf\xe9'\n"
+    assert take(broker.url) == "café".encode()
+
+
+def test_any_message_is_worked(broker: Broker, worker: Run) -> None:
+    bodies = [b"", b"x" * 1_000_000, bytes(range(256)), b"\x1b[2J\x1b]0;title\x07", "첫".encode()]
+    with channel(broker.url) as ch:
+        ch.queue_declare("task_queue", durable=True)
+        for body in [*bodies, b"last"]:
+            ch.basic_publish("", "task_queue", body)
+    one = worker(broker.url, PYTHONIOENCODING="ascii")
+    one.wait_for(" [x] Received 'last'", limit=60)
+    one.wait_for(" [x] Done", len(bodies) + 1, limit=60)
+    assert all(line.isprintable() for line in one.out)
+    assert r" [x] Received '\uccab'" in one.out
+    assert f" [x] Received '{'x' * 1_000_000}'" in one.out
+    assert one.err == []
+    one.stop()
+    assert waiting(broker.url) == 0
+
+
 def test_amqp_url_names_port_login_and_virtual_host(broker: Broker, send: Run, worker: Run) -> None:
-    broker.ctl("add_user", "kim", "p@ss/word")
+    broker.ctl("add_user", "kim", "p@5ecret/word")
     broker.ctl("add_vhost", "a/b")
     broker.ctl("set_permissions", "-p", "a/b", "kim", ".*", ".*", ".*")
-    url = f"amqp://kim:p%40ss%2Fword@127.0.0.1:{broker.port}/a%2Fb?heartbeat=30"
+    url = f"amqp://kim:p%405ecret%2Fword@127.0.0.1:{broker.port}/a%2Fb?heartbeat=30"
     assert send(url, "elsewhere").out == [" [x] Sent 'elsewhere'"]
     worker(url).wait_for(" [x] Received 'elsewhere'")
     assert "task_queue" not in broker.ctl("list_queues", "name")
+
+
+def test_the_scripts_need_nothing_but_pika() -> None:
+    assert (ROOT / "requirements.txt").read_text().split(">")[0] == "pika"
 
 
 def test_play_shows_the_tutorial_from_any_directory(broker: Broker, tmp_path: Path) -> None:
     command = str(ROOT / "tests" / "play.py")
     play = Console(command, AMQP_URL=broker.url, directory=str(tmp_path))
     try:
-        play.wait_for("[x] Done", 5, limit=60)
-        assert play.end() == 0
+        assert play.end(limit=60) == 0
         received = [line for line in play.out if "Received" in line]
         assert [line.split()[1] for line in sorted(received, key=len)] == ["1", "2", "1", "2", "1"]
         assert f"Using the RabbitMQ at 127.0.0.1:{broker.port}." in play.out
-        assert broker.process and broker.process.poll() is None
+        assert broker.runs()
         assert list(tmp_path.iterdir()) == []
     finally:
         play.kill()
@@ -198,8 +246,3 @@ def test_play_leaves_tasks_alone_that_are_not_its_own(broker: Broker, send: Run)
         f" [!] task_queue at 127.0.0.1:{broker.port} is in use: stop its workers, then empty it."
     ]
     assert waiting(broker.url) == 1
-
-
-def test_the_scripts_need_nothing_but_pika() -> None:
-    assert (ROOT / "requirements.txt").read_text().split(">")[0] == "pika"
-    assert sys.version_info >= (3, 9)

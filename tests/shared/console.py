@@ -9,21 +9,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
-from machine import ROOT
+from shared.machine import ROOT
 
 
 class Console:
-    """`out` and `err` grow line by line as the script prints; `show` is called with each line."""
+    """`out` and `err` grow line by line as the script prints; `show` is called with each line.
+
+    With read=False nobody reads its stdout, as when the other end of a pipe has gone.
+    """
 
     def __init__(
         self,
         *command: str,
         directory: str = str(ROOT),
         show: Callable[[str], None] = lambda line: None,
+        read: bool = True,
         **environment: str,
     ) -> None:
+        self.script = Path(command[0]).name
         self.out: list[str] = []
         self.err: list[str] = []
         self.process = subprocess.Popen(
@@ -38,12 +44,16 @@ class Console:
             errors="surrogateescape",
             start_new_session=True,  # CTRL+C in this terminal is for each console on its own
         )
+        streams = [(self.process.stdout, self.out), (self.process.stderr, self.err)]
+        if not read and self.process.stdout:
+            self.process.stdout.close()
+            streams.pop(0)
         self._new = threading.Condition()
-        self._open = 2
+        self._open = len(streams)
         self._show = show
         self._readers = [
             threading.Thread(target=self._read, args=arguments, daemon=True)
-            for arguments in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+            for arguments in streams
         ]
         for reader in self._readers:
             reader.start()
@@ -88,6 +98,16 @@ class Console:
         """CTRL+C."""
         self.signal(signal.SIGINT)
         return self.end()
+
+
+def done(workers: list[Console]) -> set[str]:
+    """The tasks whose ` [x] Received` a ` [x] Done` follows."""
+    return {
+        line.removeprefix(" [x] Received ")
+        for one in workers
+        for line, following in zip(one.out[:-1], one.out[1:])
+        if following == " [x] Done"
+    }
 
 
 def until(condition: Callable[[], object], limit: float = 20) -> None:

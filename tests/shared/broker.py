@@ -97,7 +97,7 @@ class Broker:
         """Until it takes connections, for `limit` seconds at most."""
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
-            if self.process is None or self.process.poll() is not None:
+            if not self.runs():
                 break
             with contextlib.suppress(OSError):
                 if answers("127.0.0.1", self.port):
@@ -105,8 +105,11 @@ class Broker:
             time.sleep(0.1)
         raise RuntimeError(f"RabbitMQ did not start:\n{(self.home / 'out').read_text()[-2000:]}")
 
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def signal(self, number: int) -> None:
-        if self.process and self.process.poll() is None:
+        if self.process and self.runs():
             os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
@@ -121,16 +124,25 @@ class Broker:
         if self.process:
             self.process.wait()
 
-    def ctl(self, *arguments: str) -> str:
+    def ctl(self, *arguments: str, quiet: bool = True) -> str:
+        """What rabbitmqctl prints. Raises CalledProcessError where it fails."""
         rabbitmqctl = str(Path(SERVER).with_name("rabbitmqctl"))
+        options = ["--quiet"] if quiet else []
         return subprocess.run(
-            [rabbitmqctl, "--quiet", "--node", self.node, *arguments],
+            [rabbitmqctl, *options, "--node", self.node, *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
+
+    def quorum_vhost(self) -> str:
+        """The address of a virtual host whose queues are quorum queues; made where missing."""
+        if "quorum" not in self.ctl("list_vhosts").split():
+            self.ctl("add_vhost", "quorum", "--default-queue-type", "quorum")
+            self.ctl("set_permissions", "-p", "quorum", "guest", ".*", ".*", ".*")
+        return f"{self.url}/quorum"
 
     def version(self) -> tuple[int, ...]:
         return tuple(int(part) for part in self.ctl("version").strip().split(".")[:2])
