@@ -9,41 +9,42 @@ import pika
 
 message = " ".join(sys.argv[1:]) or "Hello World!"
 
-# Where RabbitMQ is. The exception is not printed: it may contain the password.
+# Where RabbitMQ is.
 url = os.environ.get("AMQP_URL", "amqp://localhost:5672")
 try:
     if not url.startswith(("amqp://", "amqps://")):
-        raise ValueError  # pika would ignore the host, and take localhost
+        raise ValueError  # without these, pika would ignore the host and take localhost
     parameters = pika.URLParameters(url)
-    # If RabbitMQ takes no messages, being short of memory or disk, give up after 10 seconds.
-    parameters.blocked_connection_timeout = 10
-except Exception:
+except Exception:  # not printed: it may contain the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
+
+# RabbitMQ takes no messages while it is short of memory or disk. Wait for 10 seconds at most.
+parameters.blocked_connection_timeout = 10
 
 try:
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
 
-    # Durable: the queue survives a restart of RabbitMQ. It is created if it is not there.
+    # Create the queue, if it is not there. Durable: it survives a restart of RabbitMQ.
     channel.queue_declare(queue="task_queue", durable=True)
 
-    # Confirm: from now on, basic_publish waits until RabbitMQ says that the message is safe.
+    # Confirm: from now on, basic_publish waits until RabbitMQ has stored the message.
     channel.confirm_delivery()
 
     channel.basic_publish(
         exchange="",  # the default exchange: straight to the queue named by routing_key
         routing_key="task_queue",
         body=message.encode(),
-        # Persistent: the message survives a restart, too. Without it the queue comes back empty.
+        # Persistent: the message survives a restart, too. Else the queue comes back empty.
         properties=pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent),
-        # Mandatory: raise an error if the queue has just been deleted, and do not lose the message.
+        # Mandatory: if no queue takes the message, raise an error, and do not drop it silently.
         mandatory=True,
     )
 except (Exception, KeyboardInterrupt) as error:
-    # If it broke while we waited for the confirm, RabbitMQ may have the message all the same.
+    # Lost while we waited for the confirm? RabbitMQ may have it. Sent again, it may be done twice.
     sys.exit(f" [!] Not confirmed by RabbitMQ at {parameters.host}:{parameters.port}: {error!r}")
 
 print(f" [x] Sent {message!r}", flush=True)
 
-with contextlib.suppress(Exception, KeyboardInterrupt):  # the message is safe, whatever happens
+with contextlib.suppress(Exception, KeyboardInterrupt):  # it is sent, whatever happens now
     connection.close()

@@ -18,9 +18,8 @@ from shared.machine import ROOT
 from shared.task_queue import channel, waiting
 
 SCRIPTS = {name: (ROOT / name).read_text() for name in ("new_task.py", "worker.py")}
-LESSONS, OWN_WORK = readme.TEXT.split("\n## Reference\n")[0].split("\n## Your own work")
+LESSONS = readme.TEXT.split("\n## Your own work")[0]
 REFERENCE = readme.TEXT.split("\n## Reference\n")[1]
-RECIPE, *VARIANTS = readme.blocks("python", OWN_WORK)
 
 # The lines that the RabbitMQ team's pair has too, but for the way in which they are broken.
 THEIRS = """
@@ -49,9 +48,8 @@ def code(text: str) -> set[str]:
     return {line for line in lines if not re.match(r'#|"""|import |[),]+$|$', line)}
 
 
-def changed(folder: Path, *changes: tuple[str, str]) -> str:
+def changed(folder: Path, *changes: tuple[str, str], script: str = SCRIPTS["worker.py"]) -> str:
     """The path of a worker.py in which each first text is replaced by its second."""
-    script = SCRIPTS["worker.py"]
     for old, new in changes:
         assert script.count(old) == 1, old
         script = script.replace(old, new)
@@ -61,14 +59,7 @@ def changed(folder: Path, *changes: tuple[str, str]) -> str:
 
 def own_work(folder: Path, *changes: tuple[str, str]) -> str:
     """The path of a worker.py with the README's recipe in the place of its callback."""
-    callback = re.search(r"def callback.*?\n\n\n", SCRIPTS["worker.py"], re.DOTALL)
-    assert callback
-    recipe = f"{RECIPE}\n\n"
-    for old, new in changes:
-        if recipe.count(old) == 1:
-            recipe = recipe.replace(old, new)
-    rest = [change for change in changes if change[0] not in RECIPE]
-    return changed(folder, (callback[0], recipe), *rest)
+    return changed(folder, *changes, script=readme.with_own_work(SCRIPTS["worker.py"]))
 
 
 def shell(broker: Broker, command: str) -> None:
@@ -238,10 +229,11 @@ def test_a_restart_in_the_middle_of_a_task(broker: Broker, worker: Run, send: Ru
     one = worker(broker.url)
     sends(send, broker, "Come back")
     one.wait_for("Received")
+    send(broker.url, "waiting")
     broker.stop()
     broker.start()
     shows(one, next(b for b in readme.blocks("console") if "Come back" in b), broker)
-    assert one.out[-1] == " [x] Done"
+    one.wait_for(" [x] Received 'waiting'")
 
 
 @pytest.mark.parametrize("fair", [True, False])
@@ -292,12 +284,12 @@ OWN = {
     "thread": [],
     "process": [
         ("import concurrent.futures\n", "import concurrent.futures\nimport multiprocessing\n"),
-        ("pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)\n", VARIANTS[2]),
+        ("pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)\n", readme.VARIANTS[2]),
         (WORK, BUSY),
     ],
     "program": [
         ("import concurrent.futures\n", "import concurrent.futures\nimport subprocess\n"),
-        (f"def work(body):\n{WORK}", VARIANTS[3]),
+        (f"def work(body):\n{WORK}", readme.VARIANTS[3]),
     ],
 }
 
@@ -335,8 +327,8 @@ def test_a_task_that_fails_is_set_aside(
     script = own_work(
         tmp_path,
         (WORK, "    1 / body.count(b'.')\n"),
-        ("    job.result()  # raises what your code raised\n", VARIANTS[0]),
-        (declare, declare + VARIANTS[1]),
+        ("    job.result()  # raises what your code raised\n", readme.VARIANTS[0]),
+        (declare, declare + readme.VARIANTS[1]),
     )
     one = worker(broker.url, script)
     rabbitmqctl(broker, "set_policy failed")

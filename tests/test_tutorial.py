@@ -94,11 +94,6 @@ def test_the_task_of_a_dead_worker_goes_to_another(
     assert first.out == [WAITING, " [x] Received 'Survive me..'"]
 
 
-def restart(broker: Broker) -> None:
-    broker.stop()
-    broker.start()
-
-
 def power_cut(broker: Broker) -> None:
     broker.kill()
     broker.start()
@@ -108,7 +103,7 @@ def close_connections(broker: Broker) -> None:
     broker.ctl("close_all_connections", "maintenance")
 
 
-@pytest.mark.parametrize("fault", [restart, power_cut, close_connections])
+@pytest.mark.parametrize("fault", [power_cut, close_connections])
 def test_sent_tasks_survive_and_workers_come_back(
     broker: Broker, worker: Run, send: Run, fault: Callable[[Broker], None]
 ) -> None:

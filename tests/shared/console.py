@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,8 +91,9 @@ class Console:
         return status
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        """The power cut, for what the script has started, too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.end()
 
     def stop(self) -> int:

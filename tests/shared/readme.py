@@ -31,3 +31,13 @@ FAULTS = [
     for cell, meaning, *_ in rows("What goes wrong")
     for words in re.findall(r"`([^`]+)`", cell)
 ]
+
+OWN_WORK = TEXT.split("\n## Your own work")[1].split("\n## ")[0]
+RECIPE, *VARIANTS = blocks("python", OWN_WORK)
+
+
+def with_own_work(worker: str) -> str:
+    """This worker.py with the README's recipe in the place of its callback."""
+    return re.sub(
+        r"def callback.*?\n\n\n", lambda _: f"{RECIPE}\n\n", worker, count=1, flags=re.DOTALL
+    )
