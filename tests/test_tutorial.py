@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import WAITING, Run
+from shared import readme
 from shared.broker import Broker
 from shared.console import Console, until
 from shared.machine import ROOT
@@ -219,6 +222,12 @@ def test_the_scripts_need_nothing_but_pika() -> None:
     assert (ROOT / "requirements.txt").read_text().split(">")[0] == "pika"
 
 
+def order(line: str) -> str:
+    """A line of play's picture without its seconds: `worker 1 | 135`."""
+    name, drawn = line.split(" | ")
+    return f"{name} | " + re.sub(r"(\d)\1+", r"\1", drawn.replace(" ", ""))
+
+
 def test_play_shows_the_tutorial_from_any_directory(broker: Broker, tmp_path: Path) -> None:
     command = str(ROOT / "tests" / "play.py")
     play = Console(command, AMQP_URL=broker.url, directory=str(tmp_path))
@@ -227,10 +236,34 @@ def test_play_shows_the_tutorial_from_any_directory(broker: Broker, tmp_path: Pa
         received = [line for line in play.out if "Received" in line]
         assert [line.split()[1] for line in sorted(received, key=len)] == ["1", "2", "1", "2", "1"]
         assert f"Using the RabbitMQ at 127.0.0.1:{broker.port}." in play.out
+        assert "\x1b" not in str(play.out)
+        (picture,) = readme.blocks("text", readme.section("Get ready"))
+        assert [order(line) for line in play.out[-2:]] == [
+            order(line) for line in picture.splitlines()
+        ]
         assert broker.runs()
         assert list(tmp_path.iterdir()) == []
     finally:
         play.kill()
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_play_colours_the_names_on_a_terminal(broker: Broker, no_color: str) -> None:
+    ours, theirs = pty.openpty()
+    play = subprocess.Popen(
+        [sys.executable, "tests/play.py"],
+        cwd=ROOT,
+        env={**os.environ, "AMQP_URL": broker.url, "NO_COLOR": no_color},
+        stdout=theirs,
+    )
+    os.close(theirs)
+    try:
+        with os.fdopen(ours, errors="replace") as terminal:
+            line = next(line for line in terminal if "Waiting" in line)
+        assert line.startswith("worker 1 |" if no_color else "\x1b[36mworker 1 \x1b[0m|")
+    finally:
+        play.terminate()
+        play.wait()
 
 
 def test_play_leaves_tasks_alone_that_are_not_its_own(broker: Broker, send: Run) -> None:
