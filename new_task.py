@@ -13,9 +13,9 @@ message = " ".join(sys.argv[1:]) or "Hello World!"
 url = os.environ.get("AMQP_URL", "amqp://localhost:5672")
 try:
     if not url.startswith(("amqp://", "amqps://")):
-        raise ValueError  # without these, pika would ignore the host and take localhost
+        raise ValueError  # pika would take a host without amqp:// for localhost
     parameters = pika.URLParameters(url)
-except Exception:  # not printed: it may contain the password
+except Exception:  # not printed: the error may quote the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 
 # RabbitMQ takes no messages while it is short of memory or disk. Wait for 10 seconds at most.
@@ -41,7 +41,7 @@ try:
         mandatory=True,
     )
 except (Exception, KeyboardInterrupt) as error:
-    # Lost while we waited for the confirm? RabbitMQ may have it. Sent again, it may be done twice.
+    # RabbitMQ may have it, if only the confirm was lost. Sent again, it would be done twice.
     sys.exit(f" [!] Not confirmed by RabbitMQ at {parameters.host}:{parameters.port}: {error!r}")
 
 print(f" [x] Sent {message!r}", flush=True)

@@ -14,29 +14,30 @@ def callback(ch, method, properties, body):
     print(f" [x] Received {body.decode(errors='replace')!r}")
 
     # Your own work goes here, in place of this sleep: one second for each dot.
-    # - A task may come twice, as when a worker dies before its ack. Let that do no harm.
-    # - If your work raises, the worker ends, and the next one gets the task. Catch what you expect.
+    # - A task may come twice, as when a worker dies before its ack. That must do no harm.
+    # - If your work raises, the worker ends, and the next one gets the task, and so on. So catch
+    #   what you expect, and acknowledge the task all the same, or ch.basic_reject it.
     # - If it takes a minute or more, call ch.connection.process_data_events() every few seconds.
-    #   Else RabbitMQ misses the worker's heartbeats, and gives the task away.
+    #   Else RabbitMQ hears no heartbeat, takes the worker for dead, and gives the task away.
     ch.connection.sleep(body.count(b"."))  # like time.sleep, but answers heartbeats
 
     if ch.is_closed:
-        return  # RabbitMQ waited 30 minutes for the ack, in vain: the task will be done again
+        return  # RabbitMQ waited 30 minutes for the ack, in vain, and gives the task away
 
     print(" [x] Done")
     # Ack: only now may RabbitMQ forget the task.
     ch.basic_ack(delivery_tag=method.delivery_tag)
 
 
-# From here to "while True" it is not about queues: skip it at the first reading.
+# At the first reading, skip to "while True". Up to there it is not about queues.
 
 # Where RabbitMQ is.
 url = os.environ.get("AMQP_URL", "amqp://localhost:5672")
 try:
     if not url.startswith(("amqp://", "amqps://")):
-        raise ValueError  # without these, pika would ignore the host and take localhost
+        raise ValueError  # pika would take a host without amqp:// for localhost
     parameters = pika.URLParameters(url)
-except Exception:  # not printed: it may contain the password
+except Exception:  # not printed: the error may quote the password
     sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 
 # Show each line at once, also in a log, and escape letters that the console does not have.
@@ -68,9 +69,9 @@ while True:
         raise pika.exceptions.ConsumerCancelled
     except Exception as error:
         if connection and not isinstance(error, pika.exceptions.AMQPError):
-            raise  # an error in your own work
+            raise  # connected, and none of pika's errors: it comes from your own work
 
-        # No connection, or not any more: say why, and try again.
+        # Say why there is no connection, and try again, until somebody puts it right.
         where = f"{parameters.host}:{parameters.port}"
         print(f" [!] RabbitMQ at {where}, next try in 2 seconds: {error!r}", file=sys.stderr)
         if connection:
