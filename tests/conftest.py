@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ SAID = {  # the one form of line that each script has besides
 }
 
 Run = Callable[..., Console]
+Asleep = Callable[[list[Console]], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +135,18 @@ def send(console: Run) -> Run:
         return started
 
     return run
+
+
+@pytest.fixture
+def asleep() -> Asleep:
+    """Freezes workers while tasks are sent, so that it does not matter how long that takes."""
+
+    @contextlib.contextmanager
+    def freeze(workers: list[Console]) -> Iterator[None]:
+        for one in workers:
+            one.signal(signal.SIGSTOP)
+        yield
+        for one in workers:
+            one.signal(signal.SIGCONT)
+
+    return freeze

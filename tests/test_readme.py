@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import WAITING, Run
+from conftest import WAITING, Asleep, Run
 from shared import readme
 from shared.broker import Broker
 from shared.console import Console, until
@@ -149,9 +149,12 @@ def test_the_console_blocks_are_what_the_consoles_show(
         assert [*block[:1], *console.out] == ["$ python worker.py", *block[1:]]
 
 
-def test_three_workers_receive_two_of_six_tasks_each(broker: Broker, worker: Run) -> None:
+def test_three_workers_receive_two_of_six_tasks_each(
+    broker: Broker, worker: Run, asleep: Asleep
+) -> None:
     workers = [worker(broker.url) for _ in range(3)]
-    shell(broker, next(block for block in readme.blocks("sh") if "Task $n" in block))
+    with asleep(workers):
+        shell(broker, next(block for block in readme.blocks("sh") if "Task $n" in block))
     until(lambda: [one.out.count(" [x] Done") for one in workers] == [2, 2, 2])
 
 
@@ -233,16 +236,17 @@ def test_a_restart_in_the_middle_of_a_task(broker: Broker, worker: Run, send: Ru
     broker.stop()
     broker.start()
     shows(one, next(b for b in readme.blocks("console") if "Come back" in b), broker)
-    one.wait_for(" [x] Received 'waiting'")
+    assert waiting(broker.url) == 1
 
 
 @pytest.mark.parametrize("fair", [True, False])
 def test_fair_dispatch_is_the_prefetch(
-    broker: Broker, worker: Run, tmp_path: Path, fair: bool
+    broker: Broker, worker: Run, asleep: Asleep, tmp_path: Path, fair: bool
 ) -> None:
     unfair = changed(tmp_path, ("        channel.basic_qos(", "        # channel.basic_qos("))
     workers = [worker(broker.url, "worker.py" if fair else unfair) for _ in range(2)]
-    shell(broker, next(block for block in readme.blocks("sh") if "heavy $n" in block))
+    with asleep(workers):
+        shell(broker, next(block for block in readme.blocks("sh") if "heavy $n" in block))
     until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 8, limit=40)
     heavy = [sum("heavy" in line for line in one.out) for one in workers]
     assert heavy == ([2, 2] if fair else [4, 0])
@@ -299,12 +303,12 @@ def test_own_work_may_block_longer_than_the_heartbeats(
     broker: Broker, worker: Run, send: Run, tmp_path: Path, kind: str
 ) -> None:
     script = own_work(tmp_path, *OWN[kind])
-    workers = [worker(f"{broker.url}?heartbeat=1", script) for _ in range(2)]
-    for task in ("blocking......", "short"):
+    workers = [worker(f"{broker.url}?heartbeat=2", script) for _ in range(2)]
+    for task in ("blocking..........", "short"):
         send(broker.url, task)
     until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 2)
     until(lambda: waiting(broker.url) == 0)
-    assert workers[0].out == [WAITING, " [x] Received 'blocking......'", " [x] Done"]
+    assert workers[0].out == [WAITING, " [x] Received 'blocking..........'", " [x] Done"]
     assert workers[1].out == [WAITING, " [x] Received 'short'", " [x] Done"]
     assert workers[0].err == workers[1].err == []
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WAITING, Run
+from conftest import WAITING, Asleep, Run
 from shared import readme
 from shared.broker import Broker
 from shared.console import Console, until
@@ -70,11 +70,14 @@ def test_lines_come_through_a_pipe_as_they_happen(broker: Broker, worker: Run, s
     assert " [x] Done" not in one.out
 
 
-def test_a_busy_worker_is_passed_over(broker: Broker, worker: Run, send: Run) -> None:
-    """Every odd task is heavy, and yet no worker gets both of them before the light ones."""
+def test_a_busy_worker_is_passed_over(
+    broker: Broker, worker: Run, send: Run, asleep: Asleep
+) -> None:
+    """Every odd task is heavy, and yet no worker gets both of them."""
     workers = [worker(broker.url), worker(broker.url)]
-    for task in ("heavy" + "." * 8, "light 1", "heavy" + "." * 8, "light 2", "light 3"):
-        send(broker.url, task)
+    with asleep(workers):
+        for task in ("heavy....", "light 1", "heavy....", "light 2", "light 3"):
+            send(broker.url, task)
     until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 5)
     assert [sum("heavy" in line for line in one.out) for one in workers] == [1, 1]
 
@@ -111,29 +114,28 @@ def test_sent_tasks_survive_and_workers_come_back(
     broker: Broker, worker: Run, send: Run, fault: Callable[[Broker], None]
 ) -> None:
     workers = [worker(broker.url), worker(broker.url)]
-    tasks = ["in hand 1..........", "in hand 2..........", *(f"waiting {n}" for n in range(8))]
-    for task in tasks:
+    in_hand = ["in hand 1" + "." * 60, "in hand 2" + "." * 60]
+    for task in (*in_hand, *(f"waiting {n}" for n in range(8))):
         assert send(broker.url, task).out == [f" [x] Sent {task!r}"]
-    for one, task in zip(workers, tasks):
+    for one, task in zip(workers, in_hand):
         one.wait_for(f" [x] Received {task!r}")
     fault(broker)
-    for one, task in zip(workers, tasks):
-        one.wait_for(WAITING, 2)
-        assert one.out[:3] == [WAITING, f" [x] Received {task!r}", WAITING]
+    for one in workers:
+        one.wait_for("Received", 2, limit=40)
         assert one.err[0].startswith(f" [!] RabbitMQ at 127.0.0.1:{broker.port}, next try in ")
-    until(lambda: sum(one.out.count(" [x] Done") for one in workers) == len(tasks), limit=40)
-    assert {line for one in workers for line in one.out if "Received" in line} == {
-        f" [x] Received {task!r}" for task in tasks
-    }
-    assert waiting(broker.url) == 0
+    assert [one.out[:3] for one in workers] == [
+        [WAITING, f" [x] Received {task!r}", WAITING] for task in in_hand
+    ]
+    assert {one.out[3] for one in workers} == {f" [x] Received {task!r}" for task in in_hand}
+    assert waiting(broker.url) == 8
 
 
 def test_a_task_may_take_longer_than_the_heartbeats(broker: Broker, worker: Run, send: Run) -> None:
-    busy, idle = (worker(f"{broker.url}?heartbeat=1") for _ in range(2))
-    send(broker.url, "long........")
+    busy, idle = (worker(f"{broker.url}?heartbeat=2") for _ in range(2))
+    send(broker.url, "long..........")
     busy.wait_for(" [x] Done")
     until(lambda: waiting(broker.url) == 0)
-    assert busy.out == [WAITING, " [x] Received 'long........'", " [x] Done"]
+    assert busy.out == [WAITING, " [x] Received 'long..........'", " [x] Done"]
     assert idle.out == [WAITING]
     assert busy.err == idle.err == []
 
