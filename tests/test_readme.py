@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -313,6 +314,17 @@ def test_own_work_may_block_longer_than_the_heartbeats(
     assert workers[0].err == workers[1].err == []
 
 
+def test_own_work_in_a_process_does_not_hold_the_task_of_a_killed_worker(
+    broker: Broker, worker: Run, send: Run, tmp_path: Path
+) -> None:
+    """The process that is left over must not have inherited the connection."""
+    first = worker(broker.url, own_work(tmp_path, *OWN["process"]))
+    send(broker.url, "in hand" + "." * 30)
+    first.wait_for("Received")
+    first.signal(signal.SIGKILL)
+    worker(broker.url).wait_for("Received")
+
+
 def test_own_work_that_fails_ends_the_worker(
     broker: Broker, worker: Run, send: Run, tmp_path: Path
 ) -> None:
@@ -343,9 +355,9 @@ def test_a_task_that_fails_is_set_aside(
         with channel(broker.url) as ch:
             until(lambda: ch.queue_declare("failed_tasks", passive=True).method.message_count == 1)
             assert ch.basic_get("failed_tasks")[2] == b"bad"
-            ch.queue_delete("failed_tasks")
     finally:
-        broker.ctl("clear_policy", "failed")
+        rabbitmqctl(broker, "clear_policy failed")
+        rabbitmqctl(broker, "delete_queue failed_tasks")
     assert one.err == [" [!] Failed: ZeroDivisionError('division by zero')"]
     one.err.clear()
     assert waiting(broker.url) == 0
