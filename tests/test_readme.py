@@ -343,8 +343,8 @@ def test_a_task_that_fails_is_set_aside(
     script = own_work(
         tmp_path,
         (WORK, "    1 / body.count(b'.')\n"),
-        ("    job.result()  # raises what your code raised\n", readme.VARIANTS[0]),
-        (declare, declare + readme.VARIANTS[1]),
+        ("    job.result()  # raises what your code raised\n", readme.VARIANTS[1]),
+        (declare, declare + readme.VARIANTS[0]),
     )
     one = worker(broker.url, script)
     rabbitmqctl(broker, "set_policy failed")
