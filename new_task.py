@@ -41,7 +41,7 @@ try:
         mandatory=True,
     )
 except (Exception, KeyboardInterrupt) as error:
-    # RabbitMQ may have it, if only the confirm was lost. Sent again, it would be done twice.
+    # The task may have arrived all the same. If you send it again, it may be done twice.
     sys.exit(f" [!] Not confirmed by RabbitMQ at {parameters.host}:{parameters.port}: {error!r}")
 
 print(f" [x] Sent {message!r}", flush=True)
