@@ -58,6 +58,7 @@ def test_no_task_is_lost_while_workers_and_the_broker_are_killed(
         for thread in threads:
             thread.start()
         until(lambda: all(len(done(crowd.all)) >= 3 for crowd in crowds), limit=60)
+        broker.settle()
         broker.kill()
         broker.start()
         for thread in threads:

@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 from shared.broker import Broker
 from shared.relay import ACK, CLOSE, Relay
-from shared.task_queue import waiting
+from shared.task_queue import channel, waiting
 
 
 def test_without_the_confirm_nothing_is_called_sent(
@@ -36,6 +36,9 @@ def test_sent_is_the_last_word_whatever_becomes_of_the_goodbye(
                 one.signal(signal.SIGINT)
         return True
 
+    with channel(broker.url) as ch:
+        ch.queue_declare("task_queue", durable=True)
+    broker.settle()
     one = console("new_task.py", AMQP_URL=relay(broker.port, to_broker=at_goodbye).url)
     assert one.end() == 0
     assert (one.out, one.err) == ([" [x] Sent 'Hello World!'"], [])

@@ -101,6 +101,7 @@ def test_the_task_of_a_dead_worker_goes_to_another(
 
 
 def power_cut(broker: Broker) -> None:
+    broker.settle()
     broker.kill()
     broker.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -61,6 +62,9 @@ class Broker:
     ) -> None:
         self.home, self.port, self.node = home, port or free_port(), f"{name}@localhost"
         home.mkdir(parents=True, exist_ok=True)
+        cookie = home.parent / ".erlang.cookie"  # nodes that start at once would race to make it
+        cookie.touch(mode=0o600)
+        cookie.write_text(secrets.token_hex())
         (home / "enabled_plugins").write_text("[].\n")
         (home / "rabbitmq.conf").write_text(config)
         self.environment = {
@@ -126,6 +130,10 @@ class Broker:
         self.signal(signal.SIGKILL)
         if self.process:
             self.process.wait()
+
+    def settle(self) -> None:
+        """Until each queue is on disk: RabbitMQ answers a queue_declare a moment before it is."""
+        self.ctl("eval", "mnesia:sync_log().")
 
     def stop(self) -> None:
         """As a package manager or an administrator stops it."""
