@@ -216,7 +216,7 @@ def test_heartbeats_matter_where_the_sleep_is_not_pikas(
 def test_a_longer_heartbeat_is_enough_for_work_that_cannot_answer(
     broker: Broker, worker: Run, send: Run, tmp_path: Path
 ) -> None:
-    """As the comment in worker.py says: the client's value is the one that holds."""
+    """`?heartbeat=` in AMQP_URL: the client's value is the one that holds."""
     deaf = changed(tmp_path, ("    ch.connection.sleep(", "    time.sleep("))
     broker.ctl("eval", "application:set_env(rabbit, heartbeat, 1).")
     try:
@@ -323,6 +323,19 @@ def test_own_work_in_a_process_does_not_hold_the_task_of_a_killed_worker(
     first.wait_for("Received")
     first.signal(signal.SIGKILL)
     worker(broker.url).wait_for("Received")
+
+
+@pytest.mark.parametrize("task", ["long" + "." * 60, ""])
+def test_ctrl_c_ends_own_work_in_a_process_at_once(
+    broker: Broker, worker: Run, send: Run, tmp_path: Path, task: str
+) -> None:
+    one = worker(broker.url, own_work(tmp_path, *OWN["process"]))
+    if task:
+        send(broker.url, task)
+        one.wait_for("Received")
+    os.killpg(one.process.pid, signal.SIGINT)  # as a console does
+    assert (one.end(limit=5), one.err) == (0, [])
+    assert waiting(broker.url) == (1 if task else 0)
 
 
 def test_own_work_that_fails_ends_the_worker(
