@@ -16,9 +16,15 @@ from pathlib import Path
 SERVER = os.environ.get("RABBITMQ_SERVER", "/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
-# Each test process has ports of its own, below those that the system gives to connections: else
-# a connection may sit on the port of a node that is down for a moment.
-PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+# Each process has 500 ports of its own, and holds the first of them as long as it lives. They lie
+# below those that the system gives to connections: else a connection may sit on the port of a node
+# that is down for a moment.
+CLAIM = socket.socket()
+for first in range(20_000, 32_000, 500):
+    with contextlib.suppress(OSError):
+        CLAIM.bind(("127.0.0.1", first))
+        break
+PORTS = itertools.count(first + 1)
 
 
 def free_port() -> int:
