@@ -22,6 +22,9 @@ SAID = {  # the one form of line that each script has besides
     "worker.py": re.compile(r" \[!\] RabbitMQ at \S+:\d+, next try in 2 seconds: .+"),
 }
 
+# CTRL+C is ignored in whatever a job in the background starts, unless somebody undoes it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Run = Callable[..., Console]
 Asleep = Callable[[list[Console]], contextlib.AbstractContextManager[None]]
 

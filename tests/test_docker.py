@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from shared import readme
 from shared.console import until
 from shared.machine import ROOT
 
-PROJECT = "work-queue-tests"  # apart from a reader's own
+PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from each other's
 IMAGES = re.findall(r"^    image: (\S+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
 
 Compose = Callable[..., str]
