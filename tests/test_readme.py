@@ -335,7 +335,7 @@ def test_ctrl_c_ends_own_work_in_a_process_at_once(
         one.wait_for("Received")
     os.killpg(one.process.pid, signal.SIGINT)  # as a console does
     assert (one.end(limit=5), one.err) == (0, [])
-    assert waiting(broker.url) == (1 if task else 0)
+    until(lambda: waiting(broker.url) == (1 if task else 0))
 
 
 def test_own_work_that_fails_ends_the_worker(

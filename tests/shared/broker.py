@@ -69,8 +69,9 @@ class Broker:
         self.home, self.port, self.node = home, port or free_port(), f"{name}@localhost"
         home.mkdir(parents=True, exist_ok=True)
         cookie = home.parent / ".erlang.cookie"  # nodes that start at once would race to make it
-        cookie.touch(mode=0o600)
-        cookie.write_text(secrets.token_hex())
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex())
         (home / "enabled_plugins").write_text("[].\n")
         (home / "rabbitmq.conf").write_text(config)
         self.environment = {
