@@ -1,80 +1,72 @@
 #!/usr/bin/env python3
 """Take tasks from task_queue, one at a time, and work one second for each dot in them."""
 
-import contextlib
 import os
-import signal
 import sys
 import time
 
 import pika
 
+parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://localhost"))
+# Heartbeat: RabbitMQ hears nothing from a worker that works. If that lasts too long, RabbitMQ gives
+# the task to another worker. So this, in seconds, must be more than any task takes.
+parameters.heartbeat = 300
+where = f"{parameters.host}:{parameters.port}"
+
 
 def callback(ch, method, properties, body):
     print(f" [x] Received {body.decode(errors='replace')!r}")
 
-    # Your own work goes here, in place of this sleep: one second for each dot.
-    # - A task may come twice, as when a worker dies before its ack. That must do no harm.
-    # - If your work raises, the worker ends, and the next one gets the task, and so on. So catch
-    #   what you expect, and acknowledge the task all the same, or ch.basic_reject it.
-    # - If it takes a minute or more, call ch.connection.process_data_events() every few seconds.
-    #   Else RabbitMQ hears no heartbeat, takes the worker for dead, and gives the task away.
-    ch.connection.sleep(body.count(b"."))  # like time.sleep, but answers heartbeats
-
-    if ch.is_closed:
-        return  # RabbitMQ waited 30 minutes for the ack, in vain, and gives the task away
+    # Put your own work here, in place of the sleep. An error in it ends this worker, and then the
+    # next one that gets the task. So catch what a bad task raises, report it, and go on to the ack.
+    time.sleep(body.count(b"."))
 
     print(" [x] Done")
-    # Ack: only now may RabbitMQ forget the task.
+    # Ack: only now may RabbitMQ forget the task. If the worker or the connection is lost first, the
+    # task is delivered again. So a task may be done twice, and that must do no harm.
     ch.basic_ack(delivery_tag=method.delivery_tag)
 
 
-# At the first reading, skip to "while True". Up to there it is not about queues.
+def connect():
+    """Try every 2 seconds, until RabbitMQ lets us in."""
+    while True:
+        try:
+            return pika.BlockingConnection(parameters)
+        except Exception as error:  # nothing listens there, no such host, wrong password...
+            print(f" [!] No connection to RabbitMQ at {where}: {error!r}", file=sys.stderr)
+            time.sleep(2)
 
-# Where RabbitMQ is.
-url = os.environ.get("AMQP_URL", "amqp://localhost:5672")
-try:
-    if not url.startswith(("amqp://", "amqps://")):
-        raise ValueError  # pika would take a host without amqp:// for localhost
-    parameters = pika.URLParameters(url)
-except Exception:  # not printed: the error may quote the password
-    sys.exit(" [!] AMQP_URL is malformed: write amqp://user:password@host:5672/vhost")
 
-# Show each line at once, also in a log, and escape letters that the console does not have.
-if hasattr(sys.stdout, "reconfigure"):
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+def consume():
+    connection = connect()
+    channel = connection.channel()
 
-# CTRL+C and docker stop end the worker at once, without a traceback. A task that this leaves half
-# done is given to another worker.
-signal.signal(signal.SIGINT, lambda signum, frame: sys.exit())
-signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit())
+    # Create the queue, if it is not there. Durable: the queue survives a restart of RabbitMQ.
+    channel.queue_declare(queue="task_queue", durable=True)
 
-while True:
-    connection = None
+    # Prefetch: no second task before the first is acknowledged. So tasks go to whoever is free.
+    channel.basic_qos(prefetch_count=1)
+    channel.basic_consume(queue="task_queue", on_message_callback=callback)
+
+    print(" [*] Waiting for messages. To exit press CTRL+C")
+    channel.start_consuming()
+
+    # If somebody deletes the queue, start_consuming returns. main() then calls consume() again.
+    connection.close()
+
+
+def main():
+    while True:
+        try:
+            consume()
+        except pika.exceptions.AMQPConnectionError as error:
+            print(f" [!] Lost the connection to RabbitMQ at {where}: {error!r}", file=sys.stderr)
+            time.sleep(2)
+        # Once connected, any other error needs a person, and ends the worker with a traceback.
+
+
+if __name__ == "__main__":
     try:
-        connection = pika.BlockingConnection(parameters)
-        channel = connection.channel()
-
-        # Create the queue, if it is not there. Durable: it survives a restart of RabbitMQ.
-        channel.queue_declare(queue="task_queue", durable=True)
-
-        # Prefetch: no second task before the ack of the first. So tasks go to whoever is free.
-        channel.basic_qos(prefetch_count=1)
-        channel.basic_consume(queue="task_queue", on_message_callback=callback)
-
-        print(" [*] Waiting for messages. To exit press CTRL+C")
-        channel.start_consuming()
-
-        # If somebody deletes the queue, start_consuming returns. Treat it as an error, too.
-        raise pika.exceptions.ConsumerCancelled
-    except Exception as error:
-        if connection and not isinstance(error, pika.exceptions.AMQPError):
-            raise  # connected, and none of pika's errors: it comes from your own work
-
-        # Say why there is no connection, and try again, until somebody puts it right.
-        where = f"{parameters.host}:{parameters.port}"
-        print(f" [!] RabbitMQ at {where}, next try in 2 seconds: {error!r}", file=sys.stderr)
-        if connection:
-            with contextlib.suppress(pika.exceptions.AMQPError):  # it may be closed already
-                connection.close()
-        time.sleep(2)
+        main()
+    except KeyboardInterrupt:
+        pass  # a task in hand is delivered again
