@@ -1,389 +1,324 @@
-"""The README: its listings stand in the scripts, and what it says to type does what it says."""
+"""The page: its listings stand in the scripts, and what it says to type does what it says."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
-import shlex
-import signal
+import shutil
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import WAITING, Asleep, Run
 from shared import readme
-from shared.broker import Broker
+from shared.broker import SERVER, Broker, free_port
 from shared.console import Console, until
 from shared.machine import ROOT
-from shared.task_queue import channel, waiting
+from shared.readme import blocks, command, section
+from shared.task_queue import waiting
 
-SCRIPTS = {name: (ROOT / name).read_text() for name in ("new_task.py", "worker.py")}
-LESSONS = readme.TEXT.split("\n## Your own work")[0]
-REFERENCE = readme.TEXT.split("\n## Reference\n")[1]
-
-# The lines that the RabbitMQ team's pair has too, but for the way in which they are broken.
-THEIRS = """
-    connection = pika.BlockingConnection(parameters)
-    channel = connection.channel()
-    channel.queue_declare(queue="task_queue", durable=True)
-    message = " ".join(sys.argv[1:]) or "Hello World!"
-    channel.basic_publish(
-    exchange="",
-    routing_key="task_queue",
-    properties=pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent),
-    connection.close()
-    print(" [*] Waiting for messages. To exit press CTRL+C")
-    def callback(ch, method, properties, body):
-    print(" [x] Done")
-    ch.basic_ack(delivery_tag=method.delivery_tag)
-    channel.basic_qos(prefetch_count=1)
-    channel.basic_consume(queue="task_queue", on_message_callback=callback)
-    channel.start_consuming()
-"""
+SCRIPTS = [(ROOT / name).read_text() for name in ("new_task.py", "worker.py")]
+Shell = Callable[..., str]
 
 
-def code(text: str) -> set[str]:
-    """Its statements' lines, without comments, docstrings, imports and lone brackets."""
-    lines = {line.split("  # ")[0].strip() for line in text.splitlines()}
-    return {line for line in lines if not re.match(r'#|"""|import |[),]+$|$', line)}
+def shell_of(broker: Broker, folder: Path) -> Shell:
+    """A console of the page in `folder`, with copies of the scripts. Returns what a command prints.
+
+    `python` is this one there, `sudo` does nothing, and rabbitmqctl means this broker, and so does
+    the address localhost:5672. Raises CalledProcessError where a command fails.
+    """
+    for script in ("new_task.py", "worker.py"):
+        shutil.copy(ROOT / script, folder)
+    tools = folder / "bin"
+    tools.mkdir()
+    lines = {"sudo": 'exec "$@"'}
+    for tool in ("rabbitmqctl", "rabbitmq-plugins"):
+        lines[tool] = f'exec {Path(SERVER).with_name(tool)} --node {broker.node} "$@"'
+    for name, line in lines.items():
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**broker.environment, "PATH": path, "AMQP_URL": broker.url}
+    url = f'pika.BlockingConnection(pika.URLParameters("{broker.url}"))'
+
+    def type_in(typed: str) -> str:
+        typed = typed.replace("localhost:5672", f"127.0.0.1:{broker.port}")
+        typed = typed.replace("pika.BlockingConnection()", url)
+        return subprocess.run(
+            ["sh", "-ec", typed], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True
+        ).stdout.decode()
+
+    return type_in
 
 
-def changed(folder: Path, *changes: tuple[str, str], script: str = SCRIPTS["worker.py"]) -> str:
-    """The path of a worker.py in which each first text is replaced by its second."""
-    for old, new in changes:
-        assert script.count(old) == 1, old
-        script = script.replace(old, new)
-    (folder / "worker.py").write_text(script)
-    return str(folder / "worker.py")
+@pytest.fixture
+def shell(broker: Broker, tmp_path: Path) -> Shell:
+    return shell_of(broker, tmp_path)
 
 
-def own_work(folder: Path, *changes: tuple[str, str]) -> str:
-    """The path of a worker.py with the README's recipe in the place of its callback."""
-    return changed(folder, *changes, script=readme.with_own_work(SCRIPTS["worker.py"]))
+@pytest.fixture
+def edited(shell: Shell, tmp_path: Path) -> str:
+    """The path of the copy of worker.py that the page's `sed -i` commands change."""
+    return str(tmp_path / "worker.py")
 
 
-def shell(broker: Broker, command: str) -> None:
-    """Types a line of the README into a shell in which `python` is this one."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "AMQP_URL": broker.url}
-    subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, check=True)
+def list_queues() -> str:
+    (block,) = (block for block in blocks("console") if "list_queues" in block)
+    return block.splitlines()[0].removeprefix("$ ")
 
 
-def rabbitmqctl(broker: Broker, start: str) -> str:
-    """Runs the README's one rabbitmqctl command that starts so. Returns what it prints."""
-    (command,) = {
-        line
-        for line in re.findall(r"sudo rabbitmqctl ([^`\n]+)", readme.TEXT)
-        if line[:40].startswith(start)
-    }
-    return broker.ctl(*shlex.split(command), quiet=False)
+def numbers(shell: Shell, queue: str = "task_queue") -> str:
+    """Ready and unacknowledged tasks, as the page's list_queues shows them: `1 0`."""
+    found = re.search(rf"^{queue}\t(\d+)\t(\d+)$", shell(list_queues()), re.MULTILINE)
+    return " ".join(found.groups()) if found else "no such queue"
 
 
-def sends(send: Run, broker: Broker, start: str) -> Console:
-    """Sends the task that the README says to send."""
-    (words,) = set(re.findall(rf"python new_task\.py ({re.escape(start)}[^`\n]*)", LESSONS))
-    sent = send(broker.url, *words.split())
-    assert sent.out == [f" [x] Sent {words!r}"]
-    return sent
-
-
-def shows(console: Console, block: str, broker: Broker) -> None:
-    """Waits until the console has shown the lines of a block; `…` stands for any words."""
-    lines = [line for line in block.splitlines() if not line.startswith("$ ")]
+def shows(console: Console, block: str) -> None:
+    """Waits until the console has shown the lines of a block in this order; `…` is any words."""
+    lines = block.splitlines()
     for line in set(lines):
         console.wait_for(line.split(" localhost:5672")[0].split("…")[0], lines.count(line), 40)
     ours = [line for line in lines if not line.startswith(" [!] ")]
-    until(lambda: console.out[: len(ours)] == ours)
+    until(lambda: console.out[1 : 1 + len(ours)] == ours)
 
 
-@pytest.mark.parametrize("listing", readme.blocks("python", LESSONS + REFERENCE))
-def test_a_listing_stands_in_a_script(listing: str) -> None:
-    for part in listing.split("...\n"):
-        assert any(part in script for script in SCRIPTS.values())
+@pytest.mark.parametrize("listing", blocks("python"))
+def test_a_listing_stands_in_a_script_in_this_order(listing: str) -> None:
+    parts = [re.escape(part) for part in listing.split("...\n")]
+    assert any(re.search("(?s)" + ".*".join(parts), script) for script in SCRIPTS)
 
 
-def test_the_scripts_have_no_line_that_neither_the_other_pair_nor_the_table_has() -> None:
-    table = readme.rows("Where it goes beyond the RabbitMQ team's pair")
-    listed = {line for _, cell in table for line in re.findall(r"`([^`]+)`", cell)}
-    assert code("\n".join(SCRIPTS.values())) == code(THEIRS) | listed
+def picture(dots: list[int], fair: bool = True) -> str:
+    """Two workers: fair if the next task goes to whoever is free, else in turn."""
+    drawn = ["", ""]
+    for number, seconds in enumerate(dots):
+        worker = number % 2
+        if fair:
+            worker = drawn.index(min(drawn, key=len))
+        drawn[worker] += str(number + 1) * seconds
+    return "".join(f"worker {n} | {line}\n" for n, line in enumerate(drawn, 1))
 
 
-Tasks = list[tuple[str, int]]
+def test_the_pictures_are_computed_from_the_dots() -> None:
+    five = [line.count(".") - 1 for line in command("new_task.py First").splitlines()]
+    heavy, light = re.findall(r"\$n(\.+);", command("heavy $n"))
+    eight = [len(heavy), len(light)] * 4
+    drawn = [block for block in blocks("text") if "|" in block]
+    assert drawn == [picture(five), picture(eight), picture(eight, fair=False)]
 
 
-def bars(tasks: Tasks, fair: bool) -> str:
-    """The chart of two workers: fair if the next task goes to whoever is free, else dealt out."""
-    busy_until, rows = [0, 0], ["", ""]
-    for turn, (name, seconds) in enumerate(tasks):
-        worker = busy_until.index(min(busy_until)) if fair else turn % 2
-        rows[worker] += f"    {name} :{busy_until[worker]:02}, {seconds}s\n"
-        busy_until[worker] += seconds
-    return "".join(f"    section worker {n}\n{row}" for n, row in enumerate(rows, 1))
-
-
-def test_the_charts_are_computed_from_the_dots() -> None:
-    sent = re.findall(r"^\$ python new_task\.py (\w+) message(\.+)$", LESSONS, re.MULTILINE)
-    five = [(word + dots, len(dots)) for word, dots in sent]
-    kinds = re.findall(r"python new_task\.py (heavy|light) \$n(\.+);", LESSONS)
-    eight = [(f"{kind} {n}{dots}", len(dots)) for n in range(1, 5) for kind, dots in kinds]
-    head = "---\ndisplayMode: compact\n---\ngantt\n    dateFormat ss\n    axisFormat %-S s\n"
-    charts = [chart for chart in readme.blocks("mermaid") if "gantt" in chart]
-    assert charts == [
-        head + bars(tasks, fair) for tasks, fair in ((five, True), (eight, True), (eight, False))
-    ]
-
-
-def test_the_console_blocks_are_what_the_consoles_show(
-    broker: Broker, worker: Run, send: Run
-) -> None:
-    first, producer, *workers = [block.splitlines() for block in readme.blocks("console")[:4]]
-    assert first == workers[0][:2]
+def test_the_two_consoles_show_the_five_tasks(broker: Broker, worker: Run, shell: Shell) -> None:
     consoles = [worker(broker.url), worker(broker.url)]
-    assert consoles[0].out == first[1:]
-    for command, printed in zip(producer[0::2], producer[1::2]):
-        dollar, python, script, *words = command.split()
-        assert (dollar, python, script) == ("$", "python", "new_task.py")
-        assert send(broker.url, *words).out == [printed]
-    for console, block in zip(consoles, workers):
+    sent = shell(command("new_task.py First"))
+    assert sent.splitlines()[0] in section("The tutorial")
+    for console, block in zip(consoles, blocks("console", section("The tutorial"))):
         console.wait_for(" [x] Done", block.count(" [x] Done"))
-        assert [*block[:1], *console.out] == ["$ python worker.py", *block[1:]]
+        assert console.out == block.splitlines()
 
 
 def test_three_workers_receive_two_of_six_tasks_each(
-    broker: Broker, worker: Run, asleep: Asleep
+    broker: Broker, worker: Run, asleep: Asleep, shell: Shell
 ) -> None:
     workers = [worker(broker.url) for _ in range(3)]
     with asleep(workers):
-        shell(broker, next(block for block in readme.blocks("sh") if "Task $n" in block))
+        shell(command("Task $n"))
     until(lambda: [one.out.count(" [x] Done") for one in workers] == [2, 2, 2])
 
 
-def test_the_books_show_a_task_that_survives_its_worker(
-    broker: Broker, worker: Run, send: Run
+def test_the_numbers_show_a_task_that_survives_its_worker(
+    broker: Broker, worker: Run, shell: Shell
 ) -> None:
     workers = [worker(broker.url), worker(broker.url)]
-    sends(send, broker, "Survive me")
+    shell(command("new_task.py Survive"))
     workers[0].wait_for("Received")
     workers[0].stop()
     workers[1].wait_for("Received")
-    block = next(block for block in readme.blocks("console") if "rabbitmqctl" in block)
-    listed = rabbitmqctl(broker, "list_queues name messages_ready")
-    assert listed == block.split("\n", 1)[1]
+    (block,) = blocks("console", section("Acknowledgements"))
+    assert shell(list_queues()) == block.split("\n", 1)[1]
 
 
-def test_a_forgotten_ack_stops_the_worker_and_shows_in_the_books(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path
+def test_a_forgotten_ack_stops_the_worker_and_shows_in_the_numbers(
+    broker: Broker, worker: Run, shell: Shell, edited: str
 ) -> None:
-    forgetful = worker(broker.url, changed(tmp_path, ("    ch.basic_ack(", "    # ch.basic_ack(")))
+    shell(command("s/ch.basic_ack"))
+    forgetful = worker(broker.url, edited)
     for task in ("one", "two"):
-        sends(send, broker, task)
+        shell(f"python new_task.py {task}")
+        assert f"`python new_task.py {task}`" in section("Acknowledgements")
     forgetful.wait_for(" [x] Done")
-    section = readme.section("Acknowledgements")
-
-    def books(numbers: str) -> bool:
-        assert f"`{numbers}`" in section
-        return (
-            rabbitmqctl(broker, "list_queues name messages_ready").split()[-2:] == numbers.split()
-        )
-
-    until(lambda: books("1 1"))
+    assert numbers(shell) == "1 1"
     forgetful.stop()
-    until(lambda: books("2 0"))
+    until(lambda: numbers(shell) == "2 0")
+    assert "`1 1`; when you stop the worker, `2 0`" in section("Acknowledgements")
     assert forgetful.out == [WAITING, " [x] Received 'one'", " [x] Done"]
-    one = worker(broker.url)
-    one.wait_for(" [x] Done", 2)
+    worker(broker.url).wait_for(" [x] Done", 2)
 
 
-def test_heartbeats_matter_where_the_sleep_is_not_pikas(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path
+def test_a_heartbeat_shorter_than_the_task_has_it_done_again_and_again(
+    broker: Broker, worker: Run, shell: Shell, edited: str
 ) -> None:
-    (options,) = set(re.findall(r"AMQP_URL='amqp://localhost(\?heartbeat=2)'", LESSONS))
-    deaf = changed(tmp_path, ("    ch.connection.sleep(", "    time.sleep("))
-    workers = [worker(broker.url + options, deaf) for _ in range(2)]
-    sends(send, broker, "Ten seconds")
-    block = next(b for b in readme.blocks("console") if "Ten seconds" in b)
-    shows(workers[0], block, broker)
+    shell(command("s/heartbeat"))
+    workers = [worker(broker.url, edited) for _ in range(2)]
+    shell(command("new_task.py Ten"))
+    (block,) = blocks("console", section("Heartbeats"))
+    shows(workers[0], block)
     workers[1].wait_for(" [x] Done")
     for one in workers:
         one.kill()
-    workers = [worker(broker.url + options) for _ in range(2)]
+    workers = [worker(broker.url) for _ in range(2)]
     until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 1)
     assert waiting(broker.url) == 0
     assert sum("Received" in line for one in workers for line in one.out) == 1
 
 
-def test_a_longer_heartbeat_is_enough_for_work_that_cannot_answer(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path
-) -> None:
-    """`?heartbeat=` in AMQP_URL: the client's value is the one that holds."""
-    deaf = changed(tmp_path, ("    ch.connection.sleep(", "    time.sleep("))
-    broker.ctl("eval", "application:set_env(rabbit, heartbeat, 1).")
-    try:
-        patient = worker(f"{broker.url}?heartbeat=60", deaf)
-        send(broker.url, "long........")
-        patient.wait_for(" [x] Done")
-        until(lambda: waiting(broker.url) == 0)
-    finally:
-        broker.ctl("eval", "application:set_env(rabbit, heartbeat, 60).")
-    assert (len(patient.out), patient.err) == (3, [])
-
-
-def test_a_restart_in_the_middle_of_a_task(broker: Broker, worker: Run, send: Run) -> None:
+def test_a_restart_in_the_middle_of_a_task(broker: Broker, worker: Run, shell: Shell) -> None:
+    """The worker finishes, loses the connection, and receives the task again."""
     one = worker(broker.url)
-    sends(send, broker, "Come back")
+    shell(command("new_task.py Come"))
     one.wait_for("Received")
-    send(broker.url, "waiting")
+    shell("python new_task.py waiting")
     broker.stop()
     broker.start()
-    shows(one, next(b for b in readme.blocks("console") if "Come back" in b), broker)
+    (block,) = blocks("console", section("Heartbeats"))
+    shows(one, block.replace("Ten seconds..........", f"Come back{'.' * 20}"))
     assert waiting(broker.url) == 1
 
 
 @pytest.mark.parametrize("fair", [True, False])
 def test_fair_dispatch_is_the_prefetch(
-    broker: Broker, worker: Run, asleep: Asleep, tmp_path: Path, fair: bool
+    broker: Broker, worker: Run, asleep: Asleep, shell: Shell, edited: str, fair: bool
 ) -> None:
-    unfair = changed(tmp_path, ("        channel.basic_qos(", "        # channel.basic_qos("))
-    workers = [worker(broker.url, "worker.py" if fair else unfair) for _ in range(2)]
+    if not fair:
+        shell(command("s/channel.basic_qos"))
+    workers = [worker(broker.url, edited) for _ in range(2)]
     with asleep(workers):
-        shell(broker, next(block for block in readme.blocks("sh") if "heavy $n" in block))
+        shell(command("heavy $n"))
     until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 8, limit=40)
     heavy = [sum("heavy" in line for line in one.out) for one in workers]
     assert heavy == ([2, 2] if fair else [4, 0])
 
 
-def test_the_policies_do_what_the_readme_says(broker: Broker, send: Run) -> None:
-    rabbitmqctl(broker, "set_policy expire")
-    send(broker.url, "too late")
-    assert waiting(broker.url) == 1
-    until(lambda: waiting(broker.url) == 0, limit=30)
-    rabbitmqctl(broker, "clear_policy expire")
-    rabbitmqctl(broker, "set_policy full")
+def test_a_policy_drops_tasks_or_refuses_them(broker: Broker, worker: Run, shell: Shell) -> None:
+    assert shell(command("set_policy expire")).endswith(" [x] Sent 'too late'\n")
+    assert numbers(shell) == "1 0"
+    until(lambda: numbers(shell) == "0 0", limit=30)
+    shell(command("clear_policy expire"))
     try:
-        for task in ("one", "two", "three"):
-            assert send(broker.url, task).out == [f" [x] Sent {task!r}"]
-        block = next(b for b in readme.blocks("console") if "new_task.py four" in b)
-        refused = send(broker.url, "four")
-        assert refused.end() == 1
-        assert refused.err == [
-            block.splitlines()[1].replace("localhost:5672", f"127.0.0.1:{broker.port}")
-        ]
+        set_policy, send = command("set_policy full").splitlines()
+        shell(set_policy)
+        said = shell(f"({send}) 2>&1 || true")
     finally:
-        rabbitmqctl(broker, "clear_policy full")
-    assert send(broker.url, "five").out == [" [x] Sent 'five'"]
+        shell(command("clear_policy full"))
+    sent = [f" [x] Sent {task!r}" for task in ("one", "two", "three")]
+    assert [line for line in said.splitlines() if "Sent" in line] == sent
+    assert f"`{said.splitlines()[-1]}`" in section("A queue that fills up")
+    worker(broker.url).wait_for(" [x] Done", 3)
 
 
-def test_the_queue_is_deleted_in_the_end(broker: Broker, send: Run) -> None:
-    send(broker.url, "forgotten")
-    rabbitmqctl(broker, "delete_queue task_queue")
-    assert "task_queue" not in broker.ctl("list_queues", "name")
-
-
-WORK = '    time.sleep(body.count(b"."))  # your own code: it may block as long as it likes\n'
-BUSY = """    end = time.monotonic() + body.count(b".")
-    while time.monotonic() < end:
-        pass
-"""
-OWN = {
-    "thread": [],
-    "process": [
-        ("import concurrent.futures\n", "import concurrent.futures\nimport multiprocessing\n"),
-        ("pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)\n", readme.VARIANTS[2]),
-        (WORK, BUSY),
-    ],
-    "program": [
-        ("import concurrent.futures\n", "import concurrent.futures\nimport subprocess\n"),
-        (f"def work(body):\n{WORK}", readme.VARIANTS[3]),
-    ],
-}
-
-
-@pytest.mark.parametrize("kind", OWN)
-def test_own_work_may_block_longer_than_the_heartbeats(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path, kind: str
+def test_a_task_that_fails_is_set_aside_and_put_back(
+    broker: Broker, worker: Run, shell: Shell, tmp_path: Path
 ) -> None:
-    script = own_work(tmp_path, *OWN[kind])
-    workers = [worker(f"{broker.url}?heartbeat=2", script) for _ in range(2)]
-    for task in ("blocking..........", "short"):
-        send(broker.url, task)
-    until(lambda: sum(one.out.count(" [x] Done") for one in workers) == 2)
-    until(lambda: waiting(broker.url) == 0)
-    assert workers[0].out == [WAITING, " [x] Received 'blocking..........'", " [x] Done"]
-    assert workers[1].out == [WAITING, " [x] Received 'short'", " [x] Done"]
-    assert workers[0].err == workers[1].err == []
-
-
-def test_own_work_in_a_process_does_not_hold_the_task_of_a_killed_worker(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path
-) -> None:
-    """The process that is left over must not have inherited the connection."""
-    first = worker(broker.url, own_work(tmp_path, *OWN["process"]))
-    send(broker.url, "in hand" + "." * 30)
-    first.wait_for("Received")
-    first.signal(signal.SIGKILL)
-    worker(broker.url).wait_for("Received")
-
-
-@pytest.mark.parametrize("task", ["long" + "." * 60, ""])
-def test_ctrl_c_ends_own_work_in_a_process_at_once(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path, task: str
-) -> None:
-    one = worker(broker.url, own_work(tmp_path, *OWN["process"]))
-    if task:
-        send(broker.url, task)
-        one.wait_for("Received")
-    os.killpg(one.process.pid, signal.SIGINT)  # as a console does
-    assert (one.end(limit=5), one.err) == (0, [])
-    until(lambda: waiting(broker.url) == (1 if task else 0))
-
-
-def test_own_work_that_fails_ends_the_worker(
-    broker: Broker, worker: Run, send: Run, tmp_path: Path
-) -> None:
-    one = worker(broker.url, own_work(tmp_path, (WORK, "    raise OSError('my own')\n")))
-    send(broker.url, "poison")
-    assert one.end() == 1
-    assert one.err[-1] == "OSError: my own"
-    one.err.clear()
-    until(lambda: waiting(broker.url) == 1)
-
-
-def test_a_task_that_fails_is_set_aside(
-    broker: Broker, console: Run, worker: Run, send: Run, tmp_path: Path
-) -> None:
-    declare = '        channel.queue_declare(queue="task_queue", durable=True)\n'
-    script = own_work(
-        tmp_path,
-        (WORK, "    1 / body.count(b'.')\n"),
-        ("    job.result()  # raises what your code raised\n", readme.VARIANTS[1]),
-        (declare, declare + readme.VARIANTS[0]),
-    )
-    one = worker(broker.url, script)
-    rabbitmqctl(broker, "set_policy failed")
+    worker(broker.url).kill()  # it has made the queue, as on the page
+    create, policy = command("dead-letter-exchange").splitlines()
+    shell(create)
+    shell(policy)
     try:
-        for task in ("bad", "good."):
-            send(broker.url, task)
+        shell(command("r /dev/stdin"))
+        one = worker(broker.url, str(tmp_path / "own_worker.py"))
+        for task in ("two", "2"):
+            shell(command(f"new_task.py {task}"))
         one.wait_for(" [x] Done")
-        with channel(broker.url) as ch:
-            until(lambda: ch.queue_declare("failed_tasks", passive=True).method.message_count == 1)
-            assert ch.basic_get("failed_tasks")[2] == b"bad"
+        assert one.out[2] == " [x] Failed: could not convert string to float: b'two'"
+        until(lambda: numbers(shell, "failed_tasks") == "1 0")
+        shell(command("set_parameter shovel"))
+        one.wait_for(" [x] Failed", 2)
+        until(lambda: numbers(shell, "failed_tasks") == "1 0")
+        assert numbers(shell) == "0 0"
+        assert one.err == []
+        one.stop()
     finally:
-        rabbitmqctl(broker, "clear_policy failed")
-        rabbitmqctl(broker, "delete_queue failed_tasks")
-    assert one.err == [" [!] Failed: ZeroDivisionError('division by zero')"]
-    one.err.clear()
-    assert waiting(broker.url) == 0
+        for line in command("delete_vhost").splitlines():
+            shell(f"{line} || true")
+    assert "task" not in shell("rabbitmqctl --quiet list_queues name")
 
 
-def test_the_commands_exist() -> None:
-    scripts = re.findall(r"^python3 (tests/\w+\.py)$", readme.TEXT, re.MULTILINE)
-    assert scripts == ["tests/play.py", "tests/benchmark.py", "tests/run.py"]
+def test_the_management_page_shows_the_queues(
+    node: Callable[..., Broker], tmp_path: Path, console: Run
+) -> None:
+    port = free_port()
+    broker = node(f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
+    shell = shell_of(broker, tmp_path)
+    shell(command("plugins enable rabbitmq_management"))
+    shell("python new_task.py Hello...")
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/queues")
+    request.add_header("Authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")  # guest:guest
+    request_page = urllib.request.Request(f"http://127.0.0.1:{port}/")
+
+    def answer(wanted: urllib.request.Request) -> str:
+        with contextlib.suppress(OSError), urllib.request.urlopen(wanted, timeout=5) as page:
+            return str(page.read(), "utf-8")
+        return ""
+
+    until(lambda: [queue["name"] for queue in json.loads(answer(request) or "[]")])
+    assert "<title>RabbitMQ Management</title>" in answer(request_page)
+
+
+def test_another_login_and_virtual_host(shell: Shell) -> None:
+    said = shell(command("add_vhost jobs"))
+    assert " [x] Sent 'Hello...'" in said
+    assert said.endswith("task_queue\t1\n")
+    assert "task_queue" not in shell("rabbitmqctl --quiet list_queues name")
+
+
+def test_a_virtual_host_where_every_queue_is_a_quorum_queue(shell: Shell, broker: Broker) -> None:
+    shell(command("add_vhost safe"))
+    shell("rabbitmqctl set_permissions -p safe guest '.*' '.*' '.*'")
+    shell(f"AMQP_URL={broker.url}/safe python new_task.py")
+    assert shell("rabbitmqctl --quiet list_queues -p safe type").split() == ["type", "quorum"]
+
+
+def test_a_limit_for_a_producer_that_waits(shell: Shell) -> None:
+    assert shell(command("timeout 60")) == " [x] Sent 'Hello...'\n"
+
+
+def test_the_commands_of_the_page_exist() -> None:
+    scripts = set(re.findall(r"`python3 (tests/\w+\.py)", readme.TEXT))
+    assert scripts == {"tests/play.py", "tests/benchmark.py", "tests/run.py"}
     assert all((ROOT / script).exists() for script in scripts)
+    first = re.findall(r"`(python3? [^`]+)`", readme.FIRST_SCREEN)
+    assert first[1] == "python3 tests/run.py"
     assert "tests/run.py" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Path]:
+    """The project in a folder of a reader's, whose virtual environment has nothing in it."""
+    folder = tmp_path / "work-queue"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".venv", ".git", "__pycache__"))
+    subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=folder, check=True)
+    yield folder
+
+
+def test_the_tests_run_in_the_readers_console_beside_the_readers_files(copy: Path) -> None:
+    (copy / "own_worker.py").write_text("import os, sys\n")
+    done = subprocess.run(
+        [".venv/bin/python", "tests/run.py", "--version"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("pytest ")
+
+
 def test_the_links_within_the_page_lead_somewhere() -> None:
-    titles = re.findall(r"^#+ (.*)$", readme.TEXT, re.MULTILINE)
-    names = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert set(re.findall(r"\]\(#([\w-]+)\)", readme.TEXT)) <= names
+    titles = set(re.findall(r"^#+ (.*)$", readme.TEXT, re.MULTILINE))
+    named = set(re.findall(r"[Ss]ee \*([^*]+)\*", readme.TEXT.replace("\n", " ")))
+    assert named
+    assert named <= titles

@@ -148,12 +148,11 @@ class Broker:
         if self.process:
             self.process.wait()
 
-    def ctl(self, *arguments: str, quiet: bool = True) -> str:
+    def ctl(self, *arguments: str) -> str:
         """What rabbitmqctl prints. Raises CalledProcessError where it fails."""
         rabbitmqctl = str(Path(SERVER).with_name("rabbitmqctl"))
-        options = ["--quiet"] if quiet else []
         return subprocess.run(
-            [rabbitmqctl, *options, "--node", self.node, *arguments],
+            [rabbitmqctl, "--quiet", "--node", self.node, *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 from shared.machine import ROOT
+
+TRACEBACK = "Traceback (most recent call last):"
 
 
 class Console:
@@ -30,14 +31,13 @@ class Console:
         read: bool = True,
         **environment: str,
     ) -> None:
-        self.script = Path(command[0]).name
         self.out: list[str] = []
         self.err: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=directory,
-            # PYTHONUNBUFFERED would hide a line that waits in a buffer.
-            env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+            # Into a pipe Python prints in blocks; a terminal shows each line at once.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,6 +90,14 @@ class Console:
             reader.join(limit)
         return status
 
+    def traceback(self, limit: float = 20) -> str:
+        """Wait for its end by an error: the last line of the traceback, which leaves `err`."""
+        assert self.end(limit) != 0
+        begun = self.err.index(TRACEBACK)
+        *_, last = self.err[begun:]
+        del self.err[begun:]
+        return last
+
     def kill(self) -> None:
         """The power cut, for what the script has started, too."""
         with contextlib.suppress(ProcessLookupError):
@@ -110,6 +118,15 @@ def done(workers: list[Console]) -> set[str]:
         for line, following in zip(one.out[:-1], one.out[1:])
         if following == " [x] Done"
     }
+
+
+def sent(producers: list[Console]) -> set[str]:
+    """The tasks that these called ` [x] Sent`. Each has ended, the others with a reason."""
+    for one in producers:
+        assert one.end() == 0 or one.err
+        if TRACEBACK in one.err:
+            one.traceback()
+    return {line.removeprefix(" [x] Sent ") for one in producers for line in one.out}
 
 
 def until(condition: Callable[[], object], limit: float = 20) -> None:

@@ -48,24 +48,30 @@ def apt_install(package: str) -> None:
     run(f"Installing {package}", [*root, "sh", "-c", script, package], by_hand)
 
 
+def make_venv(python: str) -> None:
+    """Make .venv, whose Python this is, where it is missing or was left half made."""
+    has_pip = [python, "-m", "pip", "--version"]
+    if VENV.exists() and not subprocess.run(has_pip, capture_output=True, check=False).returncode:
+        return
+    if not importlib.util.find_spec("ensurepip"):  # Debian ships it in a package of its own
+        apt_install(f"python3.{sys.version_info.minor}-venv")
+    print(f"Making a virtual environment in {VENV}, once.", flush=True)
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    run("Making it", command, "Is the folder writable?")
+
+
 def enter_venv(*requirements: str) -> None:
-    """Go on inside .venv, with the packages of these files: makes it first where it is missing."""
+    """Go on inside .venv, made where it is missing, with the packages of these files installed."""
     if sys.version_info < (3, 9):
         fail(f"This is Python {sys.version.split()[0]}. Run it with Python 3.9 or newer.")
-    if Path(sys.prefix) == VENV:
-        return
-    python = str(VENV / "bin" / "python")
-    has_pip = [python, "-m", "pip", "--version"]
-    if not VENV.exists() or subprocess.run(has_pip, capture_output=True, check=False).returncode:
-        if not importlib.util.find_spec("ensurepip"):  # Debian ships it in a package of its own
-            apt_install(f"python3.{sys.version_info.minor}-venv")
-        print(f"Making a virtual environment in {VENV}, once.", flush=True)
-        command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-        run("Making it", command, "Is the folder writable?")
+    if Path(sys.prefix) != VENV:
+        python = str(VENV / "bin" / "python")
+        make_venv(python)
+        os.execv(python, [python, *sys.argv])
     files = [option for name in requirements for option in ("-r", str(ROOT / name))]
-    command = [python, "-m", "pip", "install", "-q", *files]
+    command = [sys.executable, "-m", "pip", "install", "-q", *files]
     run("pip install", command, "Can this machine reach PyPI?")
-    os.execv(python, [python, *sys.argv])
+    importlib.invalidate_caches()  # this Python has looked for packages before they came
 
 
 def need_rabbitmq(server: str) -> None:

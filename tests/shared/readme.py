@@ -14,6 +14,16 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
 
 
+def command(words: str) -> str:
+    """The one command of the page that holds these words: a block for the shell, or in a line.
+
+    Raises ValueError where there is none, or more than one.
+    """
+    prose = re.sub(r"^ *```.*?^ *```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    (found,) = {code for code in blocks("sh") + re.findall(r"`([^`\n]+)`", prose) if words in code}
+    return found
+
+
 def section(title: str) -> str:
     """What stands under this heading, up to the next one of any level."""
     return re.split(r"^#+ ", TEXT.split(f"# {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -25,19 +35,7 @@ def rows(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-# The words to look for in a ` [!] ` line, and what the README says of them.
-FAULTS = [
-    (words, meaning)
-    for cell, meaning, *_ in rows("What goes wrong")
-    for words in re.findall(r"`([^`]+)`", cell)
-]
+FIRST_SCREEN = TEXT.split("\n## ")[0]
 
-OWN_WORK = TEXT.split("\n## Your own work")[1].split("\n## ")[0]
-RECIPE, *VARIANTS = blocks("python", OWN_WORK)
-
-
-def with_own_work(worker: str) -> str:
-    """This worker.py with the README's recipe in the place of its callback."""
-    return re.sub(
-        r"def callback.*?\n\n\n", lambda _: f"{RECIPE}\n\n", worker, count=1, flags=re.DOTALL
-    )
+# The words to look for in what a script says of a fault.
+FAULTS = [words for cell, *_ in rows("What goes wrong") for words in re.findall(r"`([^`]+)`", cell)]
