@@ -282,9 +282,15 @@ def test_each_fault_on_the_page_is_made_here() -> None:
     assert set(readme.FAULTS) <= FAULTS.keys() | ELSEWHERE
 
 
-def test_after_each_loss_the_worker_waits_two_seconds(console: Run) -> None:
-    """Else it would fill a log; one address is refused at once, as one that is down."""
-    one = console("worker.py", AMQP_URL=f"amqp://127.0.0.1:{free_port()}")
-    one.wait_for(NO_CONNECTION, 2)
+@pytest.mark.parametrize("line", [NO_CONNECTION, LOST])
+def test_a_worker_waits_before_it_tries_again(
+    broker: Broker, console: Run, relay: Callable[..., Relay], line: str
+) -> None:
+    """Else it would fill a log."""
+    url = f"amqp://127.0.0.1:{free_port()}"
+    if line == LOST:
+        url = Place(broker, console, relay).cut_at(DECLARE)
+    one = console("worker.py", AMQP_URL=url)
+    one.wait_for(line, 2)
     with pytest.raises(AssertionError):
-        one.wait_for(NO_CONNECTION, 3, limit=1)
+        one.wait_for(line, 3, limit=1)
