@@ -19,8 +19,8 @@ channel = connection.channel()
 # Create the queue, if it is not there. Durable: the queue survives a restart of RabbitMQ.
 channel.queue_declare(queue="task_queue", durable=True)
 
-# Confirm: from here on, basic_publish returns only when RabbitMQ has stored the message. If the
-# connection is lost before, nobody knows. Then send again, and the task may be done twice.
+# Confirm: from here on, basic_publish returns only when RabbitMQ has stored the message. After an
+# error, the message may be stored all the same. If you send it again, the task may be done twice.
 channel.confirm_delivery()
 
 message = " ".join(sys.argv[1:]) or "Hello World!"
@@ -31,7 +31,7 @@ channel.basic_publish(
     properties=pika.BasicProperties(
         delivery_mode=pika.DeliveryMode.Persistent,  # the message survives a restart, too
     ),
-    mandatory=True,  # if the queue is gone, raise an error
+    mandatory=True,  # raise an error if no queue takes the message
 )
 print(f" [x] Sent {message!r}")
 

@@ -8,10 +8,10 @@ import time
 import pika
 
 parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://localhost"))
-# Heartbeat: RabbitMQ hears nothing from a worker that works. If that lasts too long, RabbitMQ gives
-# the task to another worker. So this, in seconds, must be more than any task takes.
+# Heartbeat: pika is silent while callback() works. If that lasts too long, RabbitMQ gives the task
+# to another worker. So set this, in seconds, to more than any task takes.
 parameters.heartbeat = 300
-where = f"{parameters.host}:{parameters.port}"
+address = f"{parameters.host}:{parameters.port}"
 
 
 def callback(ch, method, properties, body):
@@ -33,7 +33,7 @@ def connect():
         try:
             return pika.BlockingConnection(parameters)
         except Exception as error:  # nothing listens there, no such host, wrong password...
-            print(f" [!] No connection to RabbitMQ at {where}: {error!r}", file=sys.stderr)
+            print(f" [!] No connection to RabbitMQ at {address}: {error!r}", file=sys.stderr)
             time.sleep(2)
 
 
@@ -60,13 +60,13 @@ def main():
         try:
             consume()
         except pika.exceptions.AMQPConnectionError as error:
-            print(f" [!] Lost the connection to RabbitMQ at {where}: {error!r}", file=sys.stderr)
+            print(f" [!] Lost the connection to RabbitMQ at {address}: {error!r}", file=sys.stderr)
             time.sleep(2)
-        # Once connected, any other error needs a person, and ends the worker with a traceback.
+        # Any other error, also one from your own work, ends the worker with a traceback.
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        pass  # a task in hand is delivered again
+        pass  # an unfinished task is delivered again
