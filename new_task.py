@@ -6,7 +6,7 @@ import sys
 
 import pika
 
-parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://localhost"))
+parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))
 # RabbitMQ takes no messages while it is short of memory or disk. Wait for 10 seconds at most.
 parameters.blocked_connection_timeout = 10
 

@@ -7,7 +7,7 @@ import time
 
 import pika
 
-parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://localhost"))
+parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))
 # Heartbeat: pika is silent while callback() works. If that lasts too long, RabbitMQ gives the task
 # to another worker. So set this, in seconds, to more than any task takes.
 parameters.heartbeat = 300
@@ -17,7 +17,7 @@ address = f"{parameters.host}:{parameters.port}"
 def callback(ch, method, properties, body):
     print(f" [x] Received {body.decode(errors='replace')!r}")
 
-    # Put your own work here, in place of the sleep. An error in it ends this worker, and then the
+    # Put your own work here, in place of the sleep. An error there ends this worker, and then the
     # next one that gets the task. So catch what a bad task raises, report it, and go on to the ack.
     time.sleep(body.count(b"."))
 
@@ -28,7 +28,7 @@ def callback(ch, method, properties, body):
 
 
 def connect():
-    """Try every 2 seconds, until RabbitMQ lets us in."""
+    """Try every 2 seconds, until there is a connection."""
     while True:
         try:
             return pika.BlockingConnection(parameters)

@@ -32,7 +32,7 @@ def find_broker() -> str | None:
     """The address of a RabbitMQ that is up, and whose task_queue nobody uses."""
     import pika  # enter_venv has just made it importable
 
-    for url in filter(None, [os.environ.get("AMQP_URL"), "amqp://localhost:5672"]):
+    for url in filter(None, [os.environ.get("AMQP_URL"), "amqp://127.0.0.1:5672"]):
         parameters = pika.URLParameters(url)
         where = f"{parameters.host}:{parameters.port}"
         try:
@@ -119,7 +119,7 @@ def main() -> None:
             broker = Broker(Path(home) / "node", started.enter_context(epmd()), port=5672)
             started.callback(broker.kill)
             broker.start()
-            url = "amqp://localhost:5672"
+            url = "amqp://127.0.0.1:5672"
         play(url, started)
 
 
