@@ -10,7 +10,7 @@ import pytest
 from conftest import LOST, NO_CONNECTION, WAITING, Run
 from shared import readme
 from shared.broker import Broker, free_port
-from shared.relay import CLOSE, CONNECTION_OPEN, DECLARE, HEADER, PUBLISH, START_OK, Relay
+from shared.relay import CONNECTION_OPEN, DECLARE, HEADER, PUBLISH, START_OK, Relay
 from shared.task_queue import channel, waiting
 
 
@@ -144,15 +144,6 @@ def line_cut(at: Place) -> list[str]:
     for moment in (DECLARE, PUBLISH):
         lines += at.sends_nothing(at.cut_at(moment))
     return lines + at.sends_nothing(reset.url)
-
-
-@makes("pika.exceptions.StreamLostError: ")
-def goodbye_cut(at: Place) -> list[str]:
-    """The task is sent, and ` [x] Sent` is printed before the traceback."""
-    one = at.console("new_task.py", AMQP_URL=at.cut_at(CLOSE))
-    last = one.traceback()
-    assert (one.out, waiting(at.broker.url)) == ([" [x] Sent 'Hello World!'"], 1)
-    return [last]
 
 
 @makes("access to queue")
