@@ -109,15 +109,15 @@ def test_the_task_of_a_dead_worker_goes_to_another(
     broker: Broker, worker: Run, send: Run, number: int, status: int
 ) -> None:
     first = worker(broker.url)
-    send(broker.url, "Survive me..")
+    send(broker.url, "Survive me.....")
     first.wait_for("Received")
     second = worker(broker.url)
     first.signal(number)
     assert first.end(limit=2) == status
     assert first.err == []
-    second.wait_for(" [x] Received 'Survive me..'")
+    second.wait_for(" [x] Received 'Survive me.....'")
     second.wait_for(" [x] Done")
-    assert first.out == [WAITING, " [x] Received 'Survive me..'"]
+    assert first.out == [WAITING, " [x] Received 'Survive me.....'"]
 
 
 def power_cut(broker: Broker) -> None:
@@ -132,12 +132,13 @@ def close_connections(broker: Broker) -> None:
 
 @pytest.mark.parametrize("fault", [power_cut, close_connections])
 def test_sent_tasks_survive_and_workers_come_back(
-    broker: Broker, worker: Run, send: Run, fault: Callable[[Broker], None]
+    broker: Broker, worker: Run, send: Run, asleep: Asleep, fault: Callable[[Broker], None]
 ) -> None:
     workers = [worker(broker.url), worker(broker.url)]
     in_hand = [f"in hand 1{'.' * 9}", f"in hand 2{'.' * 9}"]
-    for task in (*in_hand, *(f"waiting {n}" for n in range(8))):
-        assert send(broker.url, task).out == [f" [x] Sent {task!r}"]
+    with asleep(workers):
+        for task in (*in_hand, *(f"waiting {n}" for n in range(8))):
+            assert send(broker.url, task).out == [f" [x] Sent {task!r}"]
     for one, task in zip(workers, in_hand):
         one.wait_for(f" [x] Received {task!r}")
     fault(broker)
