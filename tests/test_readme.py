@@ -203,8 +203,8 @@ def test_fair_dispatch_is_the_prefetch(
 def test_a_policy_drops_tasks_or_refuses_them(broker: Broker, worker: Run, shell: Shell) -> None:
     shell(command("set_policy expire"))
     shell(command("too late"))
-    assert numbers(shell) == "1 0"
-    until(lambda: numbers(shell) == "0 0", limit=30)
+    assert waiting(broker.url) == 1
+    until(lambda: waiting(broker.url) == 0, limit=30)
     shell(command("clear_policy expire"))
     try:
         shell(command("set_policy full"))
