@@ -227,10 +227,10 @@ def test_a_task_that_fails_is_set_aside_and_put_back(
     try:
         shell(command("r /dev/stdin"))
         one = worker(broker.url, str(tmp_path / "own_worker.py"))
-        for task in ("two", "2"):
+        for task in ("oops", "2"):
             shell(command(f"new_task.py {task}"))
         one.wait_for(" [x] Done")
-        assert one.out[2] == " [x] Failed: could not convert string to float: b'two'"
+        assert one.out[2] == " [x] Failed: could not convert string to float: b'oops'"
         until(lambda: numbers(shell, "failed_tasks") == "1 0")
         shell(command("enable rabbitmq_shovel"))
         shell(command("set_parameter shovel"))
@@ -265,10 +265,12 @@ def test_the_management_page_shows_the_queues(
     assert "<title>RabbitMQ Management</title>" in answer(request_page)
 
 
-def test_another_login_and_virtual_host(shell: Shell) -> None:
+def test_another_login_and_virtual_host(broker: Broker, worker: Run, shell: Shell) -> None:
     said = shell(command("add_vhost jobs"))
     assert " [x] Sent 'Hello...'" in said
     assert said.endswith("task_queue\t1\n")
+    (url,) = re.findall(r"`AMQP_URL='(\S+)' python worker.py`", readme.TEXT)
+    worker(url.replace("5672", str(broker.port))).wait_for(" [x] Received 'Hello...'")
     assert "task_queue" not in shell("rabbitmqctl --quiet list_queues name")
 
 

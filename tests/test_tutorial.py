@@ -108,10 +108,9 @@ def test_a_busy_worker_is_passed_over(
 def test_the_task_of_a_dead_worker_goes_to_another(
     broker: Broker, worker: Run, send: Run, number: int, status: int
 ) -> None:
-    first = worker(broker.url)
+    first, second = worker(broker.url), worker(broker.url)
     send(broker.url, "Survive me.....")
     first.wait_for("Received")
-    second = worker(broker.url)
     first.signal(number)
     assert first.end(limit=2) == status
     assert first.err == []
