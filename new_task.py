@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send one task to task_queue: python new_task.py First message."""
+"""Send a task to task_queue: python new_task.py Hello... (three dots: three seconds of work)."""
 
 import os
 import sys
@@ -7,20 +7,21 @@ import sys
 import pika
 
 parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))
-# RabbitMQ takes no messages while it is short of memory or disk. Wait for 10 seconds at most.
+# RabbitMQ takes no messages while it is short of memory or disk. After 10 seconds, raise an error.
 parameters.blocked_connection_timeout = 10
 
 try:
     connection = pika.BlockingConnection(parameters)
-except Exception as error:  # nothing listens there, no such host, wrong password...
+except Exception as error:  # no RabbitMQ there, unknown host, wrong password...
     sys.exit(f" [!] No connection to RabbitMQ at {parameters.host}:{parameters.port}: {error!r}")
 channel = connection.channel()
 
 # Create the queue, if it is not there. Durable: the queue survives a restart of RabbitMQ.
 channel.queue_declare(queue="task_queue", durable=True)
 
-# Confirm: from here on, basic_publish returns only when RabbitMQ has stored the message. After an
-# error, the message may be stored all the same. If you send it again, the task may be done twice.
+# Publisher confirm: from here on, basic_publish returns only when RabbitMQ has stored the message.
+# If the connection is lost before that, the message may be stored or not: if you send it again, the
+# task may be done twice.
 channel.confirm_delivery()
 
 message = " ".join(sys.argv[1:]) or "Hello World!"

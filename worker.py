@@ -6,10 +6,11 @@ import sys
 import time
 
 import pika
+from pika.exceptions import AMQPConnectionError
 
 parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))
-# Heartbeat: pika is silent while callback() works. If that lasts too long, RabbitMQ gives the task
-# to another worker. So set this, in seconds, to more than any task takes.
+# Heartbeat: RabbitMQ drops a worker that is silent for too long, and gives its task to another one.
+# pika is silent while callback() works. So set this to more seconds than the longest task takes.
 parameters.heartbeat = 300
 address = f"{parameters.host}:{parameters.port}"
 
@@ -17,52 +18,49 @@ address = f"{parameters.host}:{parameters.port}"
 def callback(ch, method, properties, body):
     print(f" [x] Received {body.decode(errors='replace')!r}")
 
-    # Put your own work here, in place of the sleep. An error there ends this worker, and then the
-    # next one that gets the task. So catch what a bad task raises, report it, and go on to the ack.
+    # Put your own work here, in place of the sleep. An error of your own ends this worker, and the
+    # task goes to another worker. A task that fails each time would end all workers: catch its
+    # error, and call basic_reject with requeue=False, not basic_ack. RabbitMQ then drops the task.
     time.sleep(body.count(b"."))
 
     print(" [x] Done")
-    # Ack: only now may RabbitMQ forget the task. If the worker or the connection is lost first, the
-    # task is delivered again. So a task may be done twice, and that must do no harm.
+    # Ack: RabbitMQ now deletes the task. If the worker or the connection is lost before the ack,
+    # RabbitMQ delivers the task again. So your work must do no harm when it is done twice.
     ch.basic_ack(delivery_tag=method.delivery_tag)
 
 
 def connect():
-    """Try every 2 seconds, until there is a connection."""
     while True:
         try:
             return pika.BlockingConnection(parameters)
-        except Exception as error:  # nothing listens there, no such host, wrong password...
+        except Exception as error:  # no RabbitMQ there, wrong password...
             print(f" [!] No connection to RabbitMQ at {address}: {error!r}", file=sys.stderr)
-            time.sleep(2)
+            time.sleep(2)  # then try again, until somebody mends it
 
 
-def consume():
-    connection = connect()
+def consume(connection):
     channel = connection.channel()
 
     # Create the queue, if it is not there. Durable: the queue survives a restart of RabbitMQ.
     channel.queue_declare(queue="task_queue", durable=True)
 
-    # Prefetch: no second task before the first is acknowledged. So tasks go to whoever is free.
+    # Prefetch: no second task before the first is acknowledged. So tasks go to a free worker.
     channel.basic_qos(prefetch_count=1)
     channel.basic_consume(queue="task_queue", on_message_callback=callback)
 
     print(" [*] Waiting for messages. To exit press CTRL+C")
     channel.start_consuming()
 
-    # If somebody deletes the queue, start_consuming returns. main() then calls consume() again.
-    connection.close()
-
 
 def main():
     while True:
+        connection = connect()
         try:
-            consume()
-        except pika.exceptions.AMQPConnectionError as error:
+            consume(connection)
+            connection.close()  # start_consuming has returned: somebody deleted the queue
+        except AMQPConnectionError as error:  # any other error ends the worker
             print(f" [!] Lost the connection to RabbitMQ at {address}: {error!r}", file=sys.stderr)
             time.sleep(2)
-        # Any other error, also one from your own work, ends the worker with a traceback.
 
 
 if __name__ == "__main__":
