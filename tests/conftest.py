@@ -1,165 +1,158 @@
-"""The fixtures: a broker to break, consoles, a network. Each test ends and mends what it used."""
+"""The fixtures: brokers to break, scripts to run, networks to cut. Each ends what it started."""
 
 from __future__ import annotations
 
-import contextlib
-import re
+import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from shared.broker import Broker, epmd
-from shared.console import Console
-from shared.machine import ROOT
-from shared.relay import Relay
-from shared.task_queue import channel
 
-WAITING = " [*] Waiting for messages. To exit press CTRL+C"
-NO_CONNECTION = " [!] No connection to RabbitMQ at "
-LOST = " [!] Lost the connection to RabbitMQ at "
-SAID = re.compile(f"({re.escape(NO_CONNECTION)}|{re.escape(LOST)})\\S+:\\d+: .+")
+pytest.register_assert_rewrite("helpers")
+
+from helpers.amqp import delete_queue
+from helpers.broker import Broker, epmd
+from helpers.proxy import Proxy
+from helpers.script import WAITING, Script
+from helpers.setup import ROOT
 
 # CTRL+C is ignored in whatever a job in the background starts, unless somebody undoes it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# SIGTERM ends pytest as CTRL+C does: with its brokers.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-Run = Callable[..., Console]
-Asleep = Callable[[list[Console]], contextlib.AbstractContextManager[None]]
 
-
-def changed(folder: Path, *changes: tuple[str, str]) -> str:
-    """The path of a copy of worker.py in `folder`, with each first text replaced by its second."""
-    script = (ROOT / "worker.py").read_text()
-    for old, new in changes:
-        assert script.count(old) == 1, old
-        script = script.replace(old, new)
-    (folder / "worker.py").write_text(script)
-    return str(folder / "worker.py")
+def pytest_xdist_auto_num_workers():
+    """Three processes for each core, since most of what they do is to wait."""
+    return 3 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
-def epmd_port() -> Iterator[int]:
+def epmd_port():
     with epmd() as port:
         yield port
 
 
 @pytest.fixture(scope="session")
-def own_node(epmd_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The node of this test process: one for all of its tests, since a start takes long."""
-    home = tmp_path_factory.mktemp("own") / "node"
-    node = Broker(home, epmd_port, name="own", config="max_message_size = 1000000\n")
-    yield node
-    node.kill()
+def shared_broker(epmd_port, tmp_path_factory):
+    """The node of this test process: one for many of its tests, since a start takes long."""
+    home = tmp_path_factory.mktemp("broker") / "shared"
+    broker = Broker(home, epmd_port, config="max_message_size = 1000000\n")
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture
-def broker(own_node: Broker) -> Iterator[Broker]:
-    """A broker of the test's own, to be stopped, killed or frozen; it has no task_queue yet."""
-    if not own_node.runs():
-        own_node.start()
-    with channel(own_node.url) as ch:
-        ch.queue_delete("task_queue")
-    yield own_node
-    own_node.signal(signal.SIGCONT)
+def broker(shared_broker):
+    """A broker that runs, without a task_queue. A test may stop, kill or freeze it.
+
+    A test that changes settings, users or virtual hosts takes start_broker instead.
+    """
+    if not shared_broker.is_running():
+        shared_broker.start()
+    delete_queue(shared_broker.url)
+    yield shared_broker
+    shared_broker.thaw()
 
 
 @pytest.fixture
-def quorum(broker: Broker) -> str:
-    """The address of a virtual host there whose queues are quorum queues."""
-    url = broker.quorum_vhost()
-    with channel(url) as ch:
-        ch.queue_delete("task_queue")
-    return url
-
-
-@pytest.fixture
-def node(epmd_port: int, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
-    """Starts brokers with settings of the test's own."""
+def start_broker(epmd_port, tmp_path):
+    """Starts a broker of the test's own, with these lines in its rabbitmq.conf."""
     started: list[Broker] = []
 
-    def start(config: str = "", wait: bool = True) -> Broker:
-        name = f"node{len(started)}"
-        started.append(Broker(tmp_path / name, epmd_port, config=config, name=name))
-        started[-1].start(wait)
+    def start(config=""):
+        started.append(Broker(tmp_path / f"node{len(started)}", epmd_port, config))
+        started[-1].start()
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill()
+    for broker in started:
+        broker.kill()
 
 
 @pytest.fixture
-def relay() -> Iterator[Callable[..., Relay]]:
-    """Networks that the test cuts."""
-    made: list[Relay] = []
+def start_cluster(start_broker):
+    """Starts a cluster of so many nodes."""
 
-    def make(*arguments: Any, **options: Any) -> Relay:
-        made.append(Relay(*arguments, **options))
-        return made[-1]
+    def start(size):
+        first, *others = [start_broker() for _ in range(size)]
+        for node in others:
+            node.rabbitmqctl("stop_app")
+            node.rabbitmqctl("join_cluster", first.node)
+            node.rabbitmqctl("start_app")
+        return first, *others
 
-    yield make
-    for one in made:
-        one.close()
+    return start
 
 
 @pytest.fixture
-def console() -> Iterator[Run]:
-    """Runs one of the scripts: console("worker.py", AMQP_URL=...).
+def quorum_url(start_broker):
+    """The address of a virtual host whose queues are quorum queues."""
+    return start_broker().add_vhost("quorum", "--default-queue-type", "quorum")
 
-    What it says on stderr has one of the two forms, but for tracebacks that the test has taken
-    out, and holds no password.
-    """
-    started: list[Console] = []
 
-    def run(*command: str, **environment: Any) -> Console:
-        started.append(Console(*command, **environment))
+@pytest.fixture
+def start_proxy():
+    """Starts a network that fails: start_proxy(broker, moment=PUBLISH, then="cut")."""
+    started = []
+
+    def start(*brokers, **fault):
+        started.append(Proxy(*brokers, **fault))
         return started[-1]
 
-    yield run
-    for one in started:
-        one.kill()
-    for one in started:
-        for line in one.err:
-            assert SAID.fullmatch(line)
-            assert line.isprintable()
-        assert "5ecret" not in str(one.out + one.err)  # part of every password in these tests
+    yield start
+    for proxy in started:
+        proxy.close()
 
 
 @pytest.fixture
-def worker(console: Run) -> Run:
-    """A worker that is subscribed."""
+def start_script():
+    """Starts a script: start_script("worker.py", AMQP_URL=...)."""
+    started = []
 
-    def run(url: str, script: str = "worker.py", **environment: str) -> Console:
-        started = console(script, AMQP_URL=url, **environment)
-        started.wait_for(WAITING)
-        return started
+    def start(*command, **environment):
+        started.append(Script(*command, **environment))
+        return started[-1]
 
-    return run
-
-
-@pytest.fixture
-def send(console: Run) -> Run:
-    """A new_task.py that has ended."""
-
-    def run(url: str, *words: str, **environment: str) -> Console:
-        started = console("new_task.py", *words, AMQP_URL=url, **environment)
-        started.end(limit=40)
-        return started
-
-    return run
+    yield start
+    for script in started:
+        script.kill()
 
 
 @pytest.fixture
-def asleep() -> Asleep:
-    """Freezes workers while tasks are sent, so that it does not matter how long that takes."""
+def start_worker(start_script):
+    """Starts a worker, and waits until it waits for messages."""
 
-    @contextlib.contextmanager
-    def freeze(workers: list[Console]) -> Iterator[None]:
-        for one in workers:
-            one.signal(signal.SIGSTOP)
-        yield
-        for one in workers:
-            one.signal(signal.SIGCONT)
+    def start(url, script="worker.py", **environment):
+        worker = start_script(script, AMQP_URL=url, **environment)
+        worker.wait_for(WAITING)
+        return worker
 
-    return freeze
+    return start
+
+
+@pytest.fixture
+def send(start_script):
+    """Sends a task with new_task.py, and fails where that fails."""
+
+    def send_task(url, *words):
+        new_task = start_script("new_task.py", *words, AMQP_URL=url)
+        assert new_task.wait() == 0, str(new_task)
+        assert new_task.out == [f" [x] Sent {' '.join(words)!r}"]
+
+    return send_task
+
+
+@pytest.fixture
+def changed_worker(tmp_path):
+    """Makes a copy of worker.py in which each first text is replaced by its second."""
+
+    def change(*changes) -> Path:
+        text = (ROOT / "worker.py").read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (tmp_path / "changed_worker.py").write_text(text)
+        return tmp_path / "changed_worker.py"
+
+    return change

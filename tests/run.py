@@ -1,30 +1,37 @@
 #!/usr/bin/env python3
-"""Check the pair: ruff, mypy, and the tests. Arguments are pytest's."""
+"""Run the tests, then ruff and mypy. With arguments, which are pytest's: run the tests alone."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
-from shared.broker import SERVER
-from shared.machine import ROOT, enter_venv, need_rabbitmq
+from helpers.broker import SERVER
+from helpers.setup import ROOT, enter_venv, need_rabbitmq
+
+
+def run(*command: str) -> int:
+    """Run a tool of .venv in the project's folder. Returns its status."""
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                pass  # the terminal has sent it to the tool, too: wait until that has ended
 
 
 def main() -> int:
     enter_venv("requirements.txt", "tests/requirements.txt")
-    need_rabbitmq(SERVER)
+    need_rabbitmq(SERVER, "Install rabbitmq-server, then run this again.")
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    checks = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
-    for check in (*checks, ["pytest", *sys.argv[1:]]):
-        status = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, check=False).returncode
-        if status:
-            return status
-    return 0
+    tests = run("pytest", "--rootdir=tests", "-c", "tests/pytest.ini", *(sys.argv[1:] or ["tests"]))
+    if tests or sys.argv[1:]:
+        return tests
+    return run("ruff", "check") or run("ruff", "format", "--check") or run("mypy")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

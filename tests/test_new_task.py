@@ -1,58 +1,121 @@
-"""What is promised of new_task.py alone: Sent is true."""
+"""What is promised of new_task.py: what it sends, and that ` [x] Sent` is true."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
-
 import pytest
-from conftest import Run
-from shared.broker import Broker
-from shared.relay import ACK, CLOSE, Relay
-from shared.task_queue import channel, waiting
+from helpers.amqp import (
+    get_message,
+    messages_ready,
+    open_channel,
+    wait_until_queues_are_on_disk,
+)
+from helpers.proxy import ACK, CLOSE, PUBLISH
+from helpers.script import (
+    TRACEBACK,
+    assert_quiet,
+    assert_silent,
+    assert_traceback,
+    wait_until,
+)
 
 
-def test_without_the_confirm_nothing_is_called_sent(
-    broker: Broker, console: Run, relay: Callable[..., Relay]
-) -> None:
-    """The message has come, and nobody here can know."""
-    one = console(
-        "new_task.py",
-        "perhaps",
-        AMQP_URL=relay(broker.port, to_script=lambda data: ACK not in data).url,
+@pytest.mark.parametrize("words", [(), ("",)])
+def test_without_words_the_message_is_hello_world(broker, start_script, words):
+    new_task = start_script("new_task.py", *words, AMQP_URL=broker.url)
+    assert new_task.wait() == 0
+    assert new_task.out == [" [x] Sent 'Hello World!'"]
+    assert get_message(broker.url) == b"Hello World!"
+    assert_quiet(new_task)
+
+
+def test_every_argument_is_part_of_the_message(broker, send):
+    send(broker.url, "--help", "-x", "", "two  spaces")
+    assert get_message(broker.url) == b"--help -x  two  spaces"
+
+
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        ("첫 번째 메시지", "'첫 번째 메시지'"),
+        ("🐇", "'🐇'"),
+        ("it's", '"it\'s"'),
+        ("\x1b[31mred\x07\n\t", r"'\x1b[31mred\x07\n\t'"),
+        ("\u202egnp", r"'\u202egnp'"),
+    ],
+)
+def test_any_text_is_sent_as_utf_8_and_printed_readably(broker, start_script, message, printed):
+    new_task = start_script("new_task.py", message, AMQP_URL=broker.url)
+    assert new_task.wait() == 0
+    assert new_task.out == [f" [x] Sent {printed}"]
+    assert get_message(broker.url) == message.encode()
+
+
+def test_the_queue_is_durable_and_the_message_persistent(broker, send):
+    send(broker.url, "kept")
+    columns = ("name", "durable", "exclusive", "auto_delete", "messages_persistent")
+    listed = broker.rabbitmqctl("list_queues", "--no-table-headers", *columns)
+    assert listed.split() == ["task_queue", "true", "false", "false", "1"]
+
+
+def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy, start_script):
+    proxy = start_proxy(broker, moment=ACK, then="hold")
+    new_task = start_script("new_task.py", "patience", AMQP_URL=proxy.url)
+    assert proxy.reached.wait(60)
+    assert_silent(new_task, seconds=2)
+    proxy.go_on()
+    new_task.wait_for(" [x] Sent 'patience'")
+    assert new_task.wait() == 0
+
+
+def test_without_the_confirm_it_ends_with_an_error_although_the_task_has_arrived(
+    broker, start_proxy, start_script
+):
+    proxy = start_proxy(broker, moment=ACK, then="cut")
+    new_task = start_script("new_task.py", "perhaps", AMQP_URL=proxy.url)
+    assert_traceback(new_task, "StreamLostError")
+    assert new_task.out == []
+    assert messages_ready(broker.url) == 1
+
+
+def test_a_line_that_goes_silent_ends_it_with_an_error(broker, start_proxy, start_script):
+    """With RabbitMQ's heartbeat of 60 seconds: after two to three minutes."""
+    proxy = start_proxy(broker, moment=PUBLISH, then="hold")
+    new_task = start_script("new_task.py", "unheard", AMQP_URL=f"{proxy.url}?heartbeat=2")
+    assert_traceback(new_task, "AMQPHeartbeatTimeout")
+    assert new_task.out == []
+
+
+def test_what_is_called_sent_is_there_when_rabbitmq_dies_at_the_goodbye(
+    broker, start_proxy, start_script
+):
+    with open_channel(broker.url) as channel:
+        channel.queue_declare("task_queue", durable=True)
+    wait_until_queues_are_on_disk(broker)
+    proxy = start_proxy(broker, moment=CLOSE, then="hold")
+    new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
+    new_task.wait_for(" [x] Sent 'kept'")
+    assert proxy.reached.wait(60)
+    broker.kill()
+    proxy.go_on()
+    assert_traceback(new_task, "StreamLostError")
+    broker.start()
+    assert messages_ready(broker.url) == 1
+
+
+def test_ctrl_c_ends_it_although_rabbitmq_is_frozen(broker, start_proxy, start_script):
+    proxy = start_proxy(broker, moment=CLOSE, then="hold")
+    new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
+    assert proxy.reached.wait(60)
+    new_task.ctrl_c()
+    assert new_task.wait() != 0
+    assert new_task.out == [" [x] Sent 'kept'"]
+    assert TRACEBACK in new_task.err
+    assert messages_ready(broker.url) == 1
+
+
+def test_it_ends_with_the_connection_closed(broker, send):
+    send(broker.url, "goodbye")
+    wait_until(
+        lambda: broker.rabbitmqctl("list_connections", "--no-table-headers", "pid") == "",
+        "no connection is left",
     )
-    assert one.traceback() == "pika.exceptions.StreamLostError: Transport indicated EOF"
-    assert (one.end(), one.out) == (1, [])
-    assert waiting(broker.url) == 1
-
-
-@pytest.mark.parametrize("end", ["the broker dies", "CTRL+C to a frozen broker"])
-def test_what_is_called_sent_is_there_whatever_becomes_of_the_goodbye(
-    broker: Broker, console: Run, relay: Callable[..., Relay], end: str
-) -> None:
-    def at_goodbye(data: bytes) -> bool:
-        if CLOSE in data:
-            one.wait_for(" [x] Sent")
-            if end == "the broker dies":
-                broker.kill()
-            else:
-                broker.signal(signal.SIGSTOP)
-                one.signal(signal.SIGINT)
-        return True
-
-    with channel(broker.url) as ch:
-        ch.queue_declare("task_queue", durable=True)
-    broker.settle()
-    one = console("new_task.py", AMQP_URL=relay(broker.port, to_broker=at_goodbye).url)
-    one.traceback()
-    assert (one.out, one.err) == ([" [x] Sent 'Hello World!'"], [])
-    broker.signal(signal.SIGCONT)
-    if not broker.runs():
-        broker.start()
-    assert waiting(broker.url) == 1
-
-
-def test_a_task_that_nobody_reads_of_is_sent(broker: Broker, console: Run) -> None:
-    one = console("new_task.py", AMQP_URL=broker.url, read=False)
-    assert one.traceback() == "BrokenPipeError: [Errno 32] Broken pipe"
-    assert waiting(broker.url) == 1

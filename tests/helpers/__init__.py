@@ -1,0 +1,1 @@
+"""What the tests and the commands share. Only amqp.py needs a package: pika."""

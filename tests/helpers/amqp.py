@@ -1,0 +1,59 @@
+"""What the tests themselves ask of a broker: its queues, as RabbitMQ sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+
+from helpers.broker import Broker
+from helpers.script import wait_until
+
+
+@contextlib.contextmanager
+def open_channel(url: str) -> Iterator[Any]:
+    """A channel to the broker at this address, closed at the end with its connection."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        yield connection.channel()
+
+
+def messages_ready(url: str, queue: str = "task_queue") -> int:
+    """How many messages wait in a queue. Raises ChannelClosedByBroker where there is none."""
+    with open_channel(url) as channel:
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def get_message(url: str) -> bytes:
+    """Take the next message out of task_queue."""
+    with open_channel(url) as channel:
+        return bytes(channel.basic_get("task_queue", auto_ack=True)[2])
+
+
+def delete_queue(url: str) -> None:
+    """Delete task_queue, if it is there."""
+    with open_channel(url) as channel:
+        channel.queue_delete("task_queue")
+
+
+def wait_until_queues_are_on_disk(broker: Broker) -> None:
+    """Wait until each queue that RabbitMQ has declared is on disk: it answers a moment before.
+
+    RabbitMQ writes its queues down in the order of their declaration. So this declares one more,
+    and looks for its name in the files of the node.
+    """
+    name = f"last-{uuid.uuid4()}"
+    with open_channel(broker.url) as channel:
+        channel.queue_declare(name, durable=True)
+        logs = ("LATEST.LOG", ".DCL", ".DCD", ".wal")  # of Mnesia, and of Khepri
+        wait_until(
+            lambda: any(
+                name.encode() in file.read_bytes()
+                for file in (broker.home / "data").rglob("*")
+                if file.name.endswith(logs) and file.is_file()
+            ),
+            "the new queue is on disk",
+        )
+        channel.queue_delete(name)

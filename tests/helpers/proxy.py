@@ -1,0 +1,97 @@
+"""A network between a script and a broker, which fails at a chosen moment of their conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+from helpers.broker import Broker
+
+# Moments: the first bytes that a script sends, else the class and the method of a frame.
+HEADER, START_OK, CONNECTION_OPEN = b"AMQP", b"\x00\x0a\x00\x0b", b"\x00\x0a\x00\x28"
+DECLARE, PUBLISH, ACK = b"\x00\x32\x00\x0a", b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
+CLOSE = b"\x00\x0a\x00\x32"
+
+
+class Proxy:
+    """Passes bytes on to a broker. With several brokers: to each in turn, as a load balancer.
+
+    At each `moment` it does what `then` says, before it passes the bytes on:
+    "cut": closes the connection (FIN); "reset": resets it (RST), at moments of the script only;
+    "hold": passes nothing on, in neither direction and not even an end, until go_on(). A line that
+    is held for ever is one that has gone silent, as when a cable is pulled.
+    """
+
+    def __init__(self, *brokers: Broker, moment: bytes = b"", then: str = "") -> None:
+        self._brokers, self._moment, self._then = list(brokers), moment, then
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connected = threading.Event()
+        self.reached = threading.Event()
+        self._go_on = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._passing: list[threading.Thread] = []
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def go_on(self) -> None:
+        """Pass on what was held."""
+        self._go_on.set()
+
+    def close(self) -> None:
+        """Take no more connections, cut those that there are, and wait until all is over."""
+        self._go_on.set()
+        self._shut_down(self._listener)
+        self._accepting.join()
+        self._shut_down(*self._sockets)
+        for thread in self._passing:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is shut down
+            while True:
+                script, _ = self._listener.accept()
+                broker = self._connect()
+                self._sockets += [script, broker]
+                for ends in ((script, broker), (broker, script)):
+                    thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
+                    thread.start()
+                    self._passing.append(thread)
+                self.connected.set()
+
+    def _connect(self) -> socket.socket:
+        """A connection to the next broker that takes one; a closed one where none does."""
+        for _ in self._brokers:
+            self._brokers.append(self._brokers.pop(0))
+            with contextlib.suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", self._brokers[-1].port))
+        return socket.socket()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = source.recv(65536)
+                if self._moment and self._moment in data:
+                    self.reached.set()
+                    if self._then == "reset":  # no FIN, when the socket is closed
+                        now = struct.pack("ii", 1, 0)
+                        source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+                        source.close()
+                    if self._then in ("reset", "cut"):
+                        break
+                if self._then == "hold" and self.reached.is_set():
+                    self._go_on.wait()
+                if not data:
+                    break
+                target.sendall(data)
+        self._shut_down(source, target)
+
+    @staticmethod
+    def _shut_down(*sockets: socket.socket) -> None:
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

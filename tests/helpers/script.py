@@ -1,0 +1,161 @@
+"""new_task.py and worker.py as people run them: as processes, with what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from helpers.setup import ROOT
+
+WAITING = " [*] Waiting for messages. To exit press CTRL+C"
+NO_CONNECTION = " [!] No connection to RabbitMQ at "
+LOST = " [!] Lost the connection to RabbitMQ at "
+TRACEBACK = "Traceback (most recent call last):"
+
+LIMIT = 120  # seconds: far more than anything here takes on a slow machine
+
+
+class Script:
+    """One of the two scripts, or a copy of one, as a process.
+
+    `out` and `err` hold the lines that it has printed so far. `on_line` is called with each line.
+    """
+
+    def __init__(
+        self,
+        *command: str | Path,
+        directory: Path = ROOT,
+        on_line: Callable[[str], None] = lambda line: None,
+        **environment: str,
+    ) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._command, self._on_line = command, on_line
+        self._changed = threading.Condition()
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=directory,
+            # Into a pipe Python prints in blocks; a terminal shows each line at once.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="surrogateescape",
+            start_new_session=True,  # CTRL+C in this terminal is for each script on its own
+        )
+        streams = ((self._process.stdout, self.out), (self._process.stderr, self.err))
+        self._readers = [
+            threading.Thread(target=self._read, args=stream, daemon=True) for stream in streams
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._changed:
+                    lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+                self._on_line(line.rstrip("\n"))
+
+    def wait_for(self, text: str, count: int = 1) -> str:
+        """Wait until `count` lines hold `text`. Returns the last of them.
+
+        Raises RuntimeError when the script ends before, or LIMIT is over.
+        """
+        deadline = time.monotonic() + LIMIT
+        while True:
+            alive = any(reader.is_alive() for reader in self._readers)
+            with self._changed:
+                found = [line for line in self.out + self.err if text in line]
+                if len(found) >= count:
+                    return found[count - 1]
+                if not alive:
+                    raise RuntimeError(f"ended before {count} x {text!r}: {self}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no {count} x {text!r}: {self}")
+                self._changed.wait(0.1)
+
+    def wait(self) -> int:
+        """Wait until the script has ended. Returns its status.
+
+        Raises subprocess.TimeoutExpired when LIMIT is over.
+        """
+        status = self._process.wait(LIMIT)
+        for reader in self._readers:
+            reader.join(LIMIT)
+        return status
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def ctrl_c(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """SIGTERM: what kill, systemd and Docker send."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._process.kill()
+        self.wait()
+
+    def __str__(self) -> str:
+        state = "running" if self.is_running() else f"status {self._process.returncode}"
+        return f"{self._command}: {state}, {self.out} {self.err}"
+
+
+def assert_quiet(*scripts: Script) -> None:
+    """Nothing stands on their stderr."""
+    for script in scripts:
+        assert script.err == [], str(script)
+
+
+def assert_traceback(script: Script, last_line: str) -> None:
+    """The script ends with status 1 and a traceback alone, whose last line holds these words."""
+    assert script.wait() == 1, str(script)
+    assert script.err[0] == TRACEBACK, str(script)
+    assert last_line in script.err[-1], str(script)
+
+
+def assert_silent(script: Script, seconds: float) -> None:
+    """The script runs on for this long, and prints nothing."""
+    before = str(script)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        script._process.wait(seconds)
+    assert str(script) == before
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Poll until the condition holds. Raises RuntimeError with `what` when LIMIT is over."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited in vain until {what}")
+        time.sleep(0.05)
+
+
+def done(*workers: Script) -> list[str]:
+    """The tasks whose ` [x] Received` line a ` [x] Done` follows, in quotes, as printed."""
+    return [
+        line.removeprefix(" [x] Received ")
+        for worker in workers
+        for line, following in zip(worker.out, worker.out[1:])
+        if following == " [x] Done"
+    ]

@@ -1,0 +1,97 @@
+"""What the commands need of a machine: a virtual environment, and RabbitMQ's server."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VENV = ROOT / ".venv"
+
+# policy-rc.d keeps the package from starting a broker that all the network can reach. Another apt
+# may hold the list of packages: that lock, unlike dpkg's, has no option that waits for it.
+APT_INSTALL = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+if ! [ -e $policy ]; then
+    trap "rm -f $policy" EXIT
+    trap "exit 1" INT TERM
+    printf '#!/bin/sh\\nexit 101\\n' >$policy
+    chmod +x $policy
+fi
+for try in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    apt-get update -qq && break
+    sleep 10
+done
+apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "$0"
+"""
+
+
+def fail(problem: str) -> None:
+    """End with status 1 and one line on stderr."""
+    sys.exit(f" [!] {problem}")
+
+
+def run(what: str, command: list[str], advice: str) -> None:
+    """Run it quietly; if it fails, say what failed, the last line it printed, and `advice`."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+        fail(f"{what} failed: {said} {advice}")
+
+
+def apt_install(package: str, advice: str) -> None:
+    """Install a Debian or Ubuntu package, as root or with sudo, without starting its services."""
+    if not shutil.which("apt-get"):
+        fail(f"{package} is missing, and there is no apt-get to install it with. {advice}")
+    root = [] if os.geteuid() == 0 else ["sudo"]
+    if root and not shutil.which("sudo"):
+        fail(f"{package} is missing, and only root may install it. {advice}")
+    print(f"Installing {package} ...", flush=True)
+    run(f"Installing {package}", [*root, "sh", "-c", APT_INSTALL, package], advice)
+
+
+def has_pip(python: str) -> bool:
+    """Whether this Python starts, and has pip."""
+    with contextlib.suppress(OSError):  # it is not there, or leads nowhere
+        return not subprocess.run([python, "-m", "pip", "-V"], capture_output=True).returncode
+    return False
+
+
+def enter_venv(*requirements: str) -> None:
+    """Go on inside .venv, with the packages of these files; make it where it is missing or broken.
+
+    Replaces this process, unless it runs there already.
+    """
+    if sys.version_info < (3, 9):
+        fail(f"This is Python {sys.version.split()[0]}. Run it with Python 3.9 or newer.")
+    if Path(sys.prefix) != VENV:
+        python = str(VENV / "bin" / "python")
+        if not has_pip(python):
+            if not importlib.util.find_spec("ensurepip"):  # Debian: in a package of its own
+                package = f"python3.{sys.version_info.minor}-venv"
+                apt_install(package, f"Install {package}, then run this again.")
+            print("Making .venv, a virtual environment ...", flush=True)
+            command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+            run("Making .venv", command, "Is the folder writable?")
+        os.execv(python, [python, *sys.argv])
+    files = [option for name in requirements for option in ("-r", str(ROOT / name))]
+    command = [sys.executable, "-m", "pip", "install", "-q", *files]
+    run("pip install", command, "Can this machine reach PyPI?")
+    importlib.invalidate_caches()  # this Python has looked for packages before they came
+
+
+def need_rabbitmq(server: str, advice: str) -> None:
+    """Install the distribution's RabbitMQ if it is missing, and no other is asked for."""
+    if not Path(server).exists() and "RABBITMQ_SERVER" not in os.environ:
+        apt_install("rabbitmq-server", advice)
+    if not Path(server).exists():
+        fail(f"There is no {server}. Set RABBITMQ_SERVER to where it is.")

@@ -1,0 +1,96 @@
+"""What is promised of several nodes: quorum queues survive the loss of one."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.amqp import messages_ready, open_channel
+from helpers.proxy import PUBLISH
+from helpers.script import WAITING, assert_silent, done, wait_until
+
+TASKS = [f"task {number}{'.' * (number % 3)}" for number in range(20)]
+
+
+def leader(nodes):
+    """The node that leads task_queue."""
+    columns = ("-p", "quorum", "--no-table-headers", "leader")
+    name = nodes[0].rabbitmqctl("list_queues", *columns).strip()
+    (node,) = [node for node in nodes if node.node == name]
+    return node
+
+
+@pytest.fixture
+def quorum_cluster(start_cluster):
+    """Three nodes with a virtual host `quorum`, whose queues are quorum queues."""
+    nodes = start_cluster(3)
+    nodes[0].add_vhost("quorum", "--default-queue-type", "quorum")
+    return nodes
+
+
+def test_a_cluster_loses_a_node_and_no_task(quorum_cluster, start_proxy, start_script):
+    balancer = start_proxy(*quorum_cluster)
+    url = f"{balancer.url}/quorum"
+    workers = [start_script("worker.py", AMQP_URL=url) for _ in range(3)]
+    for worker in workers:
+        worker.wait_for(WAITING)
+    sent = []
+    for number, task in enumerate(TASKS):
+        if number == 8:
+            leader(quorum_cluster).kill()
+        if start_script("new_task.py", task, AMQP_URL=url).wait() == 0:
+            sent.append(repr(task))
+    assert len(sent) >= 15
+    wait_until(lambda: set(sent) <= set(done(*workers)), "all that was sent is done")
+    wait_until(lambda: messages_ready(url) == 0, "no task is left")
+
+
+def test_new_task_waits_for_a_majority(quorum_cluster, start_proxy, start_script, start_worker):
+    start_worker(f"{quorum_cluster[0].url}/quorum").kill()  # it has made the queue
+    last = leader(quorum_cluster)
+    others = [node for node in quorum_cluster if node is not last]
+    proxy = start_proxy(last, moment=PUBLISH, then="hold")
+    new_task = start_script("new_task.py", "patience", AMQP_URL=f"{proxy.url}/quorum")
+    assert proxy.reached.wait(60)
+    for node in others:
+        node.kill()
+    proxy.go_on()
+    assert_silent(new_task, seconds=3)
+    others[0].start()
+    new_task.wait_for(" [x] Sent 'patience'")
+    assert new_task.wait() == 0
+
+
+def test_rabbitmq_4_drops_a_task_of_a_quorum_queue_that_was_delivered_21_times(start_broker, send):
+    """RabbitMQ 3 keeps it."""
+    broker = start_broker()
+    url = broker.add_vhost("quorum", "--default-queue-type", "quorum")
+    send(url, "poison")
+    for _ in range(21):
+        wait_until(lambda: delivered(url), "the task is delivered again")
+    columns = ("-p", "quorum", "--no-table-headers", "messages")
+    left = "0" if broker.version() >= (4, 0) else "1"
+    wait_until(
+        lambda: broker.rabbitmqctl("list_queues", *columns).strip() == left, f"{left} is left"
+    )
+
+
+def delivered(url):
+    """Whether there was a task. It is given back, since the channel closes without an ack."""
+    with open_channel(url) as channel:
+        return channel.basic_get("task_queue")[0] is not None
+
+
+def test_an_overdue_task_of_a_quorum_queue_is_not_lost(start_broker, start_worker, send):
+    """The worker ends with RabbitMQ's words; RabbitMQ 4.3 has none, and delivers it again."""
+    broker = start_broker("consumer_timeout = 1000\n")
+    url = broker.add_vhost("quorum", "--default-queue-type", "quorum")
+    send(url, "too long...")
+    worker = start_worker(url)
+    if broker.version() < (4, 3):
+        worker.wait_for("delivery acknowledgement")
+        assert worker.wait() == 1
+        broker.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        worker = start_worker(url)
+    else:
+        worker.wait_for(" [x] Received", 2)
+        broker.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    wait_until(lambda: worker.out[-1] == " [x] Done" and messages_ready(url) == 0, "it is done")
