@@ -110,6 +110,7 @@ class Broker:
             with contextlib.suppress(OSError), self._connect() as connection:
                 connection.sendall(b"AMQP\0\0\x09\x01")
                 if connection.recv(1) == b"\x01":  # the frame type of connection.start
+                    self.rabbitmqctl("await_startup")  # the last steps come after the port
                     return
             time.sleep(0.1)
         said = (self.home / "out").read_text(errors="replace")[-2000:]
