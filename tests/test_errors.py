@@ -297,4 +297,4 @@ def test_the_node_of_a_classic_queue_is_down(start_cluster, start_worker):
     start_worker(one.url).kill()
     worker = start_worker(other.url)
     one.kill()
-    assert_traceback(worker, row("home node"))
+    assert_traceback(worker, row("NOT_FOUND"))
