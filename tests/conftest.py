@@ -86,12 +86,6 @@ def start_cluster(start_broker):
 
 
 @pytest.fixture
-def quorum_url(start_broker):
-    """The address of a virtual host whose queues are quorum queues."""
-    return start_broker().add_vhost("quorum", "--default-queue-type", "quorum")
-
-
-@pytest.fixture
 def start_proxy():
     """Starts a network that fails: start_proxy(broker, moment=PUBLISH, then="cut")."""
     started = []

@@ -49,21 +49,20 @@ def test_no_task_is_lost_while_workers_and_rabbitmq_are_killed(start_broker, sta
     url = broker.add_vhost("chaos", "--default-queue-type", kind)
     crowd = Crowd(url)
     try:
-        sent, broker_killed = [], False
+        sent, restart = [], None
         for task in TASKS:
             new_task = start_script("new_task.py", task, AMQP_URL=url)
             if new_task.wait() == 0:
                 sent.append(repr(task))
-            if len(sent) == 10 and not broker_killed:
+            if len(sent) == 10 and not restart:
                 wait_until(lambda: len(done(*crowd.workers)) >= 3, "three tasks are done")
                 wait_until_queues_are_on_disk(broker)
                 restart = threading.Thread(target=lambda: (broker.kill(), broker.start()))
                 restart.start()
-                broker_killed = True
+        assert restart, "ten tasks were sent, and RabbitMQ was killed"
         restart.join()
         crowd.spare()
         wait_until(lambda: set(sent) <= set(done(*crowd.workers)), "all that was sent is done")
         wait_until(lambda: messages_ready(url) == 0, "no task is left")
-        assert len(sent) >= 10
     finally:
         crowd.end()

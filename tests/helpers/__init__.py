@@ -1,1 +1,1 @@
-"""What the tests and the commands share. Only amqp.py needs a package: pika."""
+"""What the tests and the commands share. The commands use those that need no package."""

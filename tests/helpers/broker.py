@@ -139,12 +139,6 @@ class Broker:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """As a package manager or an administrator stops it."""
-        self.rabbitmqctl("stop", str(self.home / "pid"))
-        if self.process:
-            self.process.wait()
-
     def rabbitmqctl(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """What rabbitmqctl prints, or another tool. Raises CalledProcessError where it fails."""
         return subprocess.run(

@@ -36,7 +36,7 @@ def rows() -> list[list[str]]:
 
 
 def row(words: str) -> str:
-    """These words, when a row of the table of errors begins with them."""
+    """These words. Fails where they do not stand in the first column of the table of errors."""
     assert any(f"`{words}`" in cells[0] for cells in rows()), f"no row for {words}"
     return words
 

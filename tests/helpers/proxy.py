@@ -28,7 +28,6 @@ class Proxy:
         self._brokers, self._moment, self._then = list(brokers), moment, then
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connected = threading.Event()
         self.reached = threading.Event()
         self._go_on = threading.Event()
         self._sockets: list[socket.socket] = []
@@ -61,7 +60,6 @@ class Proxy:
                     thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
                     thread.start()
                     self._passing.append(thread)
-                self.connected.set()
 
     def _connect(self) -> socket.socket:
         """A connection to the next broker that takes one; a closed one where none does."""

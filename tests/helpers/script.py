@@ -24,7 +24,7 @@ LIMIT = 120  # seconds: far more than anything here takes on a slow machine
 
 
 class Script:
-    """One of the two scripts, or a copy of one, as a process.
+    """One of the two scripts, or another file for Python, as a process.
 
     `out` and `err` hold the lines that it has printed so far. `on_line` is called with each line.
     """
