@@ -15,16 +15,25 @@ from pathlib import Path
 
 SERVER = os.environ.get("RABBITMQ_SERVER", "/usr/lib/rabbitmq/bin/rabbitmq-server")
 
-# Each process begins at ports of its own, made of its number. They lie below those that the system
-# gives to connections: else a connection could sit on the port of a node that is down for a moment.
+# Ports below those that the system gives to connections: else a connection could sit on the port of
+# a node that is down for a moment. Each process begins elsewhere, and claims each of its ports for
+# as long as it lives, by holding the UDP port of the same number.
 PORTS = itertools.count(10_000 + os.getpid() * 32 % 20_000)
+CLAIMS: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and which has not been given out before."""
+    """A port on which nothing listens, and which no other run of the tests is given."""
     while True:
-        with contextlib.suppress(OSError):
-            socket.create_server(("", port := next(PORTS))).close()
+        port = next(PORTS)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            socket.create_server(("", port)).close()
+        except OSError:
+            claim.close()
+        else:
+            CLAIMS.append(claim)
             return port
 
 
