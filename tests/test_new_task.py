@@ -121,6 +121,6 @@ def test_it_says_goodbye_to_rabbitmq(start_broker, start_script):
     new_task = start_script("new_task.py", AMQP_URL=broker.url)
     assert new_task.wait() == 0
     (log,) = (broker.home / "log").glob(f"{broker.node}.log")
-    end = re.compile(r"closing AMQP connection .*user: 'guest'\)(.*)")
+    end = re.compile(r"closing AMQP connection .*user: 'guest'[^)]*\)(.*)")
     wait_until(lambda: end.search(log.read_text()), "RabbitMQ has logged the end")
     assert end.findall(log.read_text()) == [""]  # else: ": client unexpectedly closed..."
