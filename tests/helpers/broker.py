@@ -108,6 +108,7 @@ class Broker:
         with (self.home / "out").open("ab") as out:
             self.process = subprocess.Popen(
                 [SERVER],
+                cwd=self.home,  # where it may leave a dump
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
