@@ -35,7 +35,10 @@ def epmd_port():
 
 @pytest.fixture(scope="session")
 def shared_broker(epmd_port, tmp_path_factory):
-    """The node of this test process: one for many of its tests, since a start takes long."""
+    """The node of this test process: one for many of its tests, since a start takes long.
+
+    It takes messages of a megabyte, and no larger ones.
+    """
     home = tmp_path_factory.mktemp("broker") / "shared"
     broker = Broker(home, epmd_port, config="max_message_size = 1000000\n")
     yield broker

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from helpers import page
-from helpers.docker import docker, need_images, skip
+from helpers.docker import docker, need_images, skip_or_fail
 from helpers.page import orders
 from helpers.setup import ROOT
 
@@ -19,7 +19,7 @@ PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from a
 def services():
     """The services as Compose understands them."""
     if not shutil.which("docker") or docker("compose", "version").returncode:
-        skip("there is no docker compose here")
+        skip_or_fail("there is no docker compose here")
     file = str(ROOT / "docker-compose.yml")
     config = docker("compose", "-f", file, "--profile", "play", "config", "--format", "json")
     assert config.returncode == 0, config.stderr
@@ -34,9 +34,9 @@ def compose(services, tmp_path):
     files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(tmp_path / "no-ports.yml"))
 
     def run(*command):
-        done = docker("compose", "-p", PROJECT, *files, *command)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        ended = docker("compose", "-p", PROJECT, *files, *command)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     yield run
     docker("compose", "-p", PROJECT, *files, "--profile", "play", "down", "--volumes")

@@ -46,14 +46,14 @@ def test_run_runs_in_the_readers_console_beside_the_readers_files(project):
     """In an environment that is activated, and has nothing in it yet."""
     (project / "my_worker.py").write_text("import os, sys\n")
     subprocess.run([sys.executable, "-m", "venv", project / ".venv"], check=True)
-    done = subprocess.run(
+    ended = subprocess.run(
         [project / ".venv/bin/python", "tests/run.py", "--version"],
         cwd=project,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (done.stdout + done.stderr).splitlines()[-1].startswith("pytest ")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (ended.stdout + ended.stderr).splitlines()[-1].startswith("pytest ")
 
 
 def test_ci_runs_the_command_of_the_page():

@@ -69,7 +69,11 @@ class Broker:
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex())
         (home / "enabled_plugins").write_text("[].\n")
-        (home / "rabbitmq.conf").write_text(config)
+        self.management_port = free_port()  # where the plugin listens, once it is enabled
+        management = (
+            f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
+        )
+        (home / "rabbitmq.conf").write_text(management + config)
         self.environment = {
             "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",
             "HOME": str(home.parent),

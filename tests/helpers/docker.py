@@ -16,7 +16,7 @@ def docker(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *command], capture_output=True, text=True)
 
 
-def skip(reason: str) -> NoReturn:
+def skip_or_fail(reason: str) -> NoReturn:
     """Skip the test; where Docker is required, as in the workflow, fail it."""
     if os.environ.get("REQUIRE_DOCKER"):
         pytest.fail(reason)
@@ -28,8 +28,8 @@ def need_images(*images: str) -> None:
     try:
         engine = docker("info")
     except OSError:
-        skip("there is no docker here")
+        skip_or_fail("there is no docker here")
     if engine.returncode:
-        skip("no Docker engine runs here")
+        skip_or_fail("no Docker engine runs here")
     if docker("image", "inspect", *images).returncode:
-        skip("the images are not at hand: docker compose --profile play pull")
+        skip_or_fail("the images are not at hand: docker compose --profile play pull")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -140,6 +140,16 @@ def assert_silent(script: Script, seconds: float) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         script._process.wait(seconds)
     assert str(script) == before
+
+
+@contextlib.contextmanager
+def frozen(*workers: Script) -> Iterator[None]:
+    """Freeze workers while tasks are sent, so that it does not matter how long that takes."""
+    for worker in workers:
+        worker.freeze()
+    yield
+    for worker in workers:
+        worker.thaw()
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

@@ -40,11 +40,11 @@ def fail(problem: str) -> None:
 
 def run(what: str, command: list[str], advice: str) -> None:
     """Run it quietly; if it fails, say what failed, the last line it printed, and `advice`."""
-    done = subprocess.run(
+    ended = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    if done.returncode:
-        said = (done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+    if ended.returncode:
+        said = (ended.stdout.strip() or f"status {ended.returncode}").splitlines()[-1]
         fail(f"{what} failed: {said} {advice}")
 
 
