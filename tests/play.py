@@ -75,7 +75,26 @@ def check_queue(url: str) -> None:
     except Exception as error:
         fail(f"The RabbitMQ of AMQP_URL cannot be used: {error!r}")
     if queue.message_count or queue.consumer_count:
-        fail("The task_queue of AMQP_URL is in use: stop its workers, then delete it.")
+        fail(
+            f"The task_queue of AMQP_URL is in use: {queue.message_count} tasks wait, and"
+            f" {queue.consumer_count} workers run. Stop the workers, and delete the queue."
+        )
+
+
+def take_back(url: str) -> None:
+    """Remove what is left of our tasks, for example when somebody has stopped us, and no others."""
+    import pika
+
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        while channel.queue_declare("task_queue", passive=True).method.consumer_count:
+            time.sleep(0.1)  # RabbitMQ has not noticed yet that our workers have ended
+        while True:
+            method, _, body = channel.basic_get("task_queue")
+            if method is None or body is None:
+                return  # the others go back into the queue, since they are not acknowledged
+            if body.decode(errors="replace") in TASKS:
+                channel.basic_ack(method.delivery_tag)
 
 
 def start_broker(started: contextlib.ExitStack) -> str:
@@ -112,7 +131,6 @@ def play(url: str, started: contextlib.ExitStack) -> None:
             fail("new_task.py has ended with an error.")
     for worker, tasks in zip(workers, (3, 2)):
         worker.wait_for(" [x] Done", tasks)
-    time.sleep(1)  # a worker acknowledges its task after it has printed Done
     for worker in workers:
         worker.ctrl_c()
         worker.wait()
@@ -127,6 +145,7 @@ def main() -> None:
         url = os.environ.get("AMQP_URL")
         if url:
             check_queue(url)
+            started.callback(take_back, url)
         else:
             url = start_broker(started)
         play(url, started)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import page
-from helpers.amqp import messages_ready, open_channel
+from helpers.amqp import get_message, messages_ready, open_channel
 from helpers.docker import PYTHON_IMAGE, docker, need_images
 from helpers.page import orders
 from helpers.script import assert_quiet, wait_until
@@ -70,6 +70,19 @@ def test_play_uses_the_rabbitmq_of_amqp_url(broker, start_script):
     assert messages_ready(broker.url) == 0
 
 
+@pytest.mark.parametrize("end", ["ctrl_c", "terminate"])
+def test_play_takes_its_tasks_back_when_it_is_stopped(broker, start_script, send, end):
+    """And no others."""
+    play = start_script(PLAY, AMQP_URL=broker.url)
+    play.wait_for(" [x] Sent 'Fifth message.....'")
+    send(broker.url, "somebody's work")
+    getattr(play, end)()
+    assert play.wait() == {"ctrl_c": 130, "terminate": 1}[end]
+    assert_quiet(play)
+    wait_until(lambda: messages_ready(broker.url) == 1, "only the other task is left")
+    assert get_message(broker.url) == b"somebody's work"
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -91,7 +104,7 @@ def test_play_leaves_tasks_alone_that_are_not_its_own(broker, start_script, send
     play = start_script(PLAY, AMQP_URL=broker.url)
     assert play.wait() == 1
     (line,) = play.err
-    assert line.startswith(" [!] The task_queue of AMQP_URL is in use")
+    assert line.startswith(" [!] The task_queue of AMQP_URL is in use: 1 tasks wait, and 0 workers")
     assert messages_ready(broker.url) == 1
 
 
