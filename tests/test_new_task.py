@@ -64,6 +64,7 @@ def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy,
     new_task = start_script("new_task.py", "patience", AMQP_URL=proxy.url)
     assert proxy.reached.wait(60)
     assert_silent(new_task, seconds=2)
+    assert new_task.out == []
     proxy.go_on()
     new_task.wait_for(" [x] Sent 'patience'")
     assert new_task.wait() == 0
