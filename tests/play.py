@@ -131,7 +131,8 @@ def play(url: str, started: contextlib.ExitStack) -> None:
             fail("new_task.py has ended with an error.")
     for worker, tasks in zip(workers, (3, 2)):
         worker.wait_for(" [x] Done", tasks)
-    for worker in workers:
+    # Worker 1 works last, and may still have to acknowledge: nobody else shall get its task.
+    for worker in reversed(workers):
         worker.ctrl_c()
         worker.wait()
     print(f"\nEach column is a second, each digit is the number of a task:\n\n{picture}")

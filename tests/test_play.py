@@ -66,6 +66,7 @@ def test_play_uses_the_rabbitmq_of_amqp_url(broker, start_script):
     assert play.wait() == 0
     assert orders("\n".join(play.out)) == orders(picture_of_the_page())
     assert not any("Starting" in line for line in play.out)
+    assert sum("Received" in line for line in play.out) == 5
     assert broker.is_running()
     assert messages_ready(broker.url) == 0
 
