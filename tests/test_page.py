@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -366,6 +368,29 @@ def test_run_ten_workers(reader):
             lambda: channel.queue_declare("task_queue", passive=True).method.consumer_count == 0,
             "CTRL+C has ended all workers",
         )
+
+
+def test_the_command_of_the_systemd_unit_prints_each_line_at_once(reader):
+    """systemd cannot run here. What it reads of a worker comes through a pipe or a file, too."""
+    (text,) = blocks("ini", section("Run ten workers, and keep them running"))
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(text)
+    environment = dict(pair.split("=", 1) for pair in unit["Service"]["Environment"].split())
+    assert environment.pop("AMQP_URL") == "amqp://127.0.0.1"
+    python, *arguments = unit["Service"]["ExecStart"].split()
+    assert python == "/srv/work-queue/.venv/bin/python"
+    with (reader.folder / "lines").open("w") as lines:
+        worker = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=reader.folder,
+            env={**environment, "AMQP_URL": reader.broker.url},
+            stdout=lines,
+        )
+    try:
+        wait_until(lambda: (reader.folder / "lines").read_text() == f"{WAITING}\n", "it waits")
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_let_tasks_expire(reader_of_own):
