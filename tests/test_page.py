@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import pika
 import pytest
 from helpers import page
 from helpers.amqp import messages_ready, open_channel
@@ -64,6 +65,14 @@ def assert_shows(worker, block):
         worker.wait_for(shown, lines.count(line))
     lines = [line for line in lines if not line.startswith(" [!] ")]
     assert worker.out[1 : 1 + len(lines)] == lines
+
+
+def test_get_ready_ends_with_a_check(reader):
+    version, *users = reader.type_in(
+        "python -c 'import pika; print(pika.__version__)'\nrabbitmqctl -q list_users"
+    ).splitlines(keepends=True)
+    assert version == f"{pika.__version__}\n"
+    assert "".join(users) in blocks("console")
 
 
 # The lessons
@@ -147,7 +156,7 @@ def test_lesson_3_a_busy_worker_when_rabbitmq_restarts(reader):
     reader.type_in("python new_task.py Come back....................")
     worker.wait_for(" [x] Received")
     reader.type_in(RESTART)
-    (shown,) = blocks("console", section("What happens to a worker that is busy?"))
+    (shown,) = blocks("console", section("What happens to a busy worker when RabbitMQ restarts?"))
     assert_shows(worker, shown)
 
 
@@ -203,7 +212,7 @@ def my_worker(reader_of_own):
     before, rest = script.read_text().split(first)
     script.write_text(before + callback + rest.split(last)[1])
     reader.save("failed_tasks.py")
-    assert reader.type_in("python failed_tasks.py") == "0 tasks\n"
+    assert reader.type_in("python failed_tasks.py") == "Tasks: 0\n"
     reader.type_in(
         "rabbitmqctl set_policy failed '^task_queue$'"
         ' \'{"dead-letter-exchange":"","dead-letter-routing-key":"failed_tasks"}\''
@@ -219,7 +228,7 @@ def test_your_own_work(reader_of_own, my_worker):
     assert (reader.folder / "report-1.txt").read_text() == "This took 2.0 seconds.\n"
     assert my_worker.wait_for(" [x] Rejected").startswith(" [x] Rejected: JSONDecodeError(")
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "the task is in failed_tasks")
-    assert reader.type_in("python failed_tasks.py") == "1 tasks\noops\n"
+    assert reader.type_in("python failed_tasks.py") == "Tasks: 1\noops\n"
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is still there")
     reader.type_in("python failed_tasks.py resend")
     my_worker.wait_for(" [x] Rejected", 2)
@@ -443,7 +452,7 @@ def test_use_another_host_port_or_login(reader_of_own):
         "export AMQP_URL='amqp://alice:secret@127.0.0.1:5672/jobs'", "python new_task.py Hello..."
     )
     assert printed == " [x] Sent 'Hello...'\n"
-    assert reader.type_in("rabbitmqctl list_queues -p jobs").endswith("task_queue\t1\n")
+    assert reader.type_in("rabbitmqctl -q list_queues -p jobs").endswith("task_queue\t1\n")
     assert "unset AMQP_URL\n" in blocks("sh")
 
 
@@ -454,7 +463,7 @@ def test_use_several_machines(reader_of_own):
         "rabbitmqctl set_permissions -p safe guest '.*' '.*' '.*'"
     )
     reader.type_in("AMQP_URL=amqp://127.0.0.1/safe python new_task.py Hello...")
-    listed = reader.type_in("rabbitmqctl list_queues -p safe name type")
+    listed = reader.type_in("rabbitmqctl -q list_queues -p safe name type")
     assert listed.endswith("task_queue\tquorum\n")
 
 
@@ -517,7 +526,7 @@ def test_the_picture_shows_what_the_scripts_print(broker, start_worker, start_sc
     assert printed == {line for line in shown if line.startswith(" [")}
 
 
-def test_each_row_of_the_table_of_errors_has_its_test():
+def test_each_row_of_the_tables_of_errors_has_its_test():
     tests = "".join(test.read_text() for test in (ROOT / "tests").glob("test_*.py"))
     for words, *_ in page.rows():
         for word in re.findall(r"`([^`]+)`", words):
@@ -542,6 +551,7 @@ def test_each_command_of_the_page_stands_in_a_test():
 def test_the_links_of_the_page_lead_somewhere():
     titles = re.findall(r"^#+ (.*)$", page.TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    anchors |= set(re.findall(r'<a id="([^"]*)"></a>', page.TEXT))
     links = set(re.findall(r"\]\(#([^)]*)\)", page.TEXT))
     assert links <= anchors
     files = re.findall(r"\]\((?!#|https?:)([^)]*)\)", page.TEXT)

@@ -13,7 +13,7 @@ from helpers.broker import SERVER, Broker
 from helpers.script import WAITING, Script
 from helpers.setup import ROOT
 
-LIST_QUEUES = "rabbitmqctl list_queues name messages_ready messages_unacknowledged"
+LIST_QUEUES = "rabbitmqctl -q list_queues name messages_ready messages_unacknowledged"
 
 
 class Reader:
