@@ -35,7 +35,7 @@ def connect():
             return pika.BlockingConnection(parameters)
         except Exception as error:  # no RabbitMQ there, wrong password...
             print(f" [!] No connection to RabbitMQ at {address}: {error!r}", file=sys.stderr)
-            time.sleep(2)  # then try again, until somebody mends it
+            time.sleep(2)  # then try again, until the problem is solved
 
 
 def consume(connection):

@@ -10,6 +10,7 @@ import pytest
 from helpers import page
 from helpers.docker import docker, need_images, skip_or_fail
 from helpers.page import orders
+from helpers.script import WAITING, wait_until
 from helpers.setup import ROOT
 
 PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from another run's
@@ -30,8 +31,10 @@ def services():
 def compose(services, tmp_path):
     """Runs `docker compose` in a project of the test's own, without published ports."""
     need_images(*(service["image"] for service in services.values()))
+    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, tmp_path, ignore=ignored, dirs_exist_ok=True)
     (tmp_path / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
-    files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(tmp_path / "no-ports.yml"))
+    files = ("-f", str(tmp_path / "docker-compose.yml"), "-f", str(tmp_path / "no-ports.yml"))
 
     def run(*command):
         ended = docker("compose", "-p", PROJECT, *files, *command)
@@ -39,7 +42,8 @@ def compose(services, tmp_path):
         return ended.stdout
 
     yield run
-    docker("compose", "-p", PROJECT, *files, "--profile", "play", "down", "--volumes")
+    down = ("--profile", "play", "down", "--volumes", "--remove-orphans", "--rmi", "local")
+    docker("compose", "-p", PROJECT, *files, *down)
 
 
 def test_play_plays_the_tutorial_and_down_leaves_nothing(compose):
@@ -66,6 +70,18 @@ def test_a_task_survives_restart_and_down(compose):
 
 def test_up_starts_rabbitmq_alone(compose):
     compose("up", "--detach", "--wait")
+    assert compose("ps", "--services").split() == ["rabbitmq"]
+
+
+def test_run_ten_workers_in_containers(compose, tmp_path):
+    for name in ("Dockerfile", "docker-compose.override.yml"):
+        (tmp_path / name).write_text(page.file(name))
+    override = ("-f", str(tmp_path / "docker-compose.override.yml"))
+    compose(*override, "up", "--detach", "--build")
+    wait_until(
+        lambda: compose(*override, "logs", "worker").count(WAITING) == 10, "all ten workers wait"
+    )
+    compose(*override, "rm", "--stop", "--force", "worker")
     assert compose("ps", "--services").split() == ["rabbitmq"]
 
 

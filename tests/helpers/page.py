@@ -23,15 +23,20 @@ def section(title: str) -> str:
     return re.split(end, found[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
+def chapter(title: str) -> str:
+    """What stands under this heading `##`, with its lessons and folds."""
+    return TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
 def file(name: str) -> str:
     """A file that the page shows: the first block after `Save this as `NAME``."""
-    return blocks("python", TEXT.split(f"Save this as `{name}`")[1])[0]
+    return blocks(r"\w+", TEXT.split(f"Save this as `{name}`")[1])[0]
 
 
 def rows() -> list[list[str]]:
     """The cells of the tables of errors, without their heads."""
-    tables = TEXT.split("\n## When something goes wrong\n")[1].split("\n## ")[0]
-    lines = [line for line in tables.splitlines() if line.startswith("| `")]
+    tables = chapter("When something goes wrong").splitlines()
+    lines = [line for line in tables if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
