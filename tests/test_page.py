@@ -402,6 +402,13 @@ def test_the_command_of_the_systemd_unit_prints_each_line_at_once(reader):
         worker.wait()
 
 
+def test_work_for_longer_than_five_minutes(start_broker, tmp_path_factory):
+    shown = section("Work for longer than five minutes")
+    reader = Reader(start_broker(*blocks("ini", shown)), tmp_path_factory.mktemp("reader"))
+    printed = reader.type_in("rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'")
+    assert blocks("console", shown) == [printed]
+
+
 def test_let_tasks_expire(reader_of_own):
     reader = reader_of_own
     reader.type_in(
