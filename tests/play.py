@@ -76,8 +76,9 @@ def check_queue(url: str) -> None:
         fail(f"The RabbitMQ of AMQP_URL cannot be used: {error!r}")
     if queue.message_count or queue.consumer_count:
         fail(
-            f"The task_queue of AMQP_URL is in use: {queue.message_count} tasks wait, and"
-            f" {queue.consumer_count} workers run. Stop the workers, and delete the queue."
+            f"The task_queue of AMQP_URL is in use (tasks: {queue.message_count}, workers:"
+            f" {queue.consumer_count}). Stop the workers, and delete the queue with:"
+            " rabbitmqctl delete_queue task_queue"
         )
 
 

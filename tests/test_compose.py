@@ -81,8 +81,9 @@ def test_run_ten_workers_in_containers(compose, tmp_path):
     wait_until(
         lambda: compose(*override, "logs", "worker").count(WAITING) == 10, "all ten workers wait"
     )
-    compose(*override, "rm", "--stop", "--force", "worker")
+    compose(*override, "down", "--rmi", "local", "worker")
     assert compose("ps", "--services").split() == ["rabbitmq"]
+    assert docker("image", "ls", "--quiet", f"{PROJECT}-worker").stdout == ""
 
 
 def test_rabbitmq_is_published_to_this_machine_only(services):

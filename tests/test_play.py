@@ -105,7 +105,7 @@ def test_play_leaves_tasks_alone_that_are_not_its_own(broker, start_script, send
     play = start_script(PLAY, AMQP_URL=broker.url)
     assert play.wait() == 1
     (line,) = play.err
-    assert line.startswith(" [!] The task_queue of AMQP_URL is in use: 1 tasks wait, and 0 workers")
+    assert line.startswith(" [!] The task_queue of AMQP_URL is in use (tasks: 1, workers: 0).")
     assert messages_ready(broker.url) == 1
 
 
