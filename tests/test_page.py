@@ -203,7 +203,7 @@ def test_lesson_5_heartbeats(reader):
 
 @pytest.fixture
 def my_worker(reader_of_own):
-    """The reader has made my_worker.py and the queue failed_tasks, and told RabbitMQ of it."""
+    """The reader has made my_worker.py, and started it."""
     reader = reader_of_own
     reader.type_in("cp worker.py my_worker.py")
     script = reader.folder / "my_worker.py"
@@ -211,13 +211,6 @@ def my_worker(reader_of_own):
     first, last = "def callback", "ch.basic_ack(delivery_tag=method.delivery_tag)\n"
     before, rest = script.read_text().replace("import os\n", f"{imported}import os\n").split(first)
     script.write_text(before + callback + rest.split(last)[1])
-    reader.save("failed_tasks.py")
-    assert reader.type_in("python failed_tasks.py") == "Tasks: 0\n"
-    reader.type_in(
-        "rabbitmqctl set_policy failed '^task_queue$'"
-        ' \'{"dead-letter-exchange":"","dead-letter-routing-key":"failed_tasks"}\''
-        " --apply-to queues"
-    )
     return reader.start("python my_worker.py")
 
 
@@ -227,11 +220,20 @@ def test_your_own_work(reader_of_own, my_worker):
     my_worker.wait_for(" [x] Done")
     assert reader.type_in("cat report-1.txt") == "This took 2.0 seconds.\n"
     assert my_worker.wait_for(" [x] Rejected").startswith(" [x] Rejected: JSONDecodeError(")
+    wait_until(lambda: reader.queue() == "0 0", "the task is thrown away")
+    reader.save("failed_tasks.py")
+    assert reader.type_in("python failed_tasks.py") == "Tasks: 0\n"
+    reader.type_in(
+        "rabbitmqctl set_policy failed '^task_queue$'"
+        ' \'{"dead-letter-exchange":"","dead-letter-routing-key":"failed_tasks"}\''
+        " --apply-to queues"
+    )
+    reader.type_in("python new_task.py oops")
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "the task is in failed_tasks")
     assert reader.type_in("python failed_tasks.py") == "Tasks: 1\noops\n"
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is still there")
     reader.type_in("python failed_tasks.py resend")
-    my_worker.wait_for(" [x] Rejected", 2)
+    my_worker.wait_for(" [x] Rejected", 3)
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is there again")
     reader.type_in("rabbitmqctl purge_queue failed_tasks")
     assert reader.queue("failed_tasks") == "0 0"
