@@ -235,9 +235,8 @@ def test_your_own_work(reader_of_own, my_worker):
     reader.type_in("python failed_tasks.py resend")
     my_worker.wait_for(" [x] Rejected", 3)
     wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is there again")
-    reader.type_in("rabbitmqctl purge_queue failed_tasks")
+    reader.type_in("rabbitmqctl purge_queue failed_tasks\nrabbitmqctl clear_policy failed")
     assert reader.queue("failed_tasks") == "0 0"
-    reader.type_in("rabbitmqctl clear_policy failed")
     assert_quiet(my_worker)
 
 
