@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -25,6 +26,15 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 def pytest_xdist_auto_num_workers():
     """Three processes for each core, since most of what they do is to wait."""
     return 3 * (os.cpu_count() or 1)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project, without a virtual environment."""
+    folder = tmp_path / "work-queue"
+    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,11 @@ def services():
 
 
 @pytest.fixture
-def compose(services, tmp_path):
+def compose(services, project):
     """Runs `docker compose` in a project of the test's own, without published ports."""
     need_images(*(service["image"] for service in services.values()))
-    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, tmp_path, ignore=ignored, dirs_exist_ok=True)
-    (tmp_path / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
-    files = ("-f", str(tmp_path / "docker-compose.yml"), "-f", str(tmp_path / "no-ports.yml"))
+    (project / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
+    files = ("-f", str(project / "docker-compose.yml"), "-f", str(project / "no-ports.yml"))
 
     def run(*command):
         ended = docker("compose", "-p", PROJECT, *files, *command)
@@ -73,10 +71,10 @@ def test_up_starts_rabbitmq_alone(compose):
     assert compose("ps", "--services").split() == ["rabbitmq"]
 
 
-def test_run_ten_workers_in_containers(compose, tmp_path):
+def test_run_ten_workers_in_containers(compose, project):
     for name in ("Dockerfile", "docker-compose.override.yml"):
-        (tmp_path / name).write_text(page.file(name))
-    override = ("-f", str(tmp_path / "docker-compose.override.yml"))
+        (project / name).write_text(page.file(name))
+    override = ("-f", str(project / "docker-compose.override.yml"))
     compose(*override, "up", "--detach", "--build")
     wait_until(
         lambda: compose(*override, "logs", "worker").count(WAITING) == 10, "all ten workers wait"

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
 import pytest
 from helpers.script import assert_quiet
 from helpers.setup import ROOT
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A copy of the project, without a virtual environment."""
-    folder = tmp_path / "work-queue"
-    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, folder, ignore=ignored)
-    return folder
 
 
 @pytest.fixture
