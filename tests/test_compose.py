@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -76,9 +77,12 @@ def test_run_ten_workers_in_containers(compose, project):
         (project / name).write_text(page.file(name))
     override = ("-f", str(project / "docker-compose.override.yml"))
     compose(*override, "up", "--detach", "--build")
-    wait_until(
-        lambda: compose(*override, "logs", "worker").count(WAITING) == 10, "all ten workers wait"
-    )
+
+    def waiting():
+        logs = compose(*override, "logs", "worker")
+        return set(re.findall(rf"(worker-\d+) +\| {re.escape(WAITING)}", logs))
+
+    wait_until(lambda: len(waiting()) == 10, "all ten workers wait")
     compose(*override, "down", "--rmi", "local", "worker")
     assert compose("ps", "--services").split() == ["rabbitmq"]
     assert docker("image", "ls", "--quiet", f"{PROJECT}-worker").stdout == ""

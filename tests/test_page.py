@@ -473,6 +473,8 @@ def test_use_several_machines(reader_of_own):
     reader.type_in("AMQP_URL=amqp://127.0.0.1/safe python new_task.py Hello...")
     listed = reader.type_in("rabbitmqctl -q list_queues -p safe name type")
     assert listed.endswith("task_queue\tquorum\n")
+    reader.type_in("rabbitmqctl delete_user guest")
+    assert "guest" not in reader.broker.rabbitmqctl("list_users", "--no-table-headers")
 
 
 def test_clean_up_deletes_what_the_page_has_made(reader_of_own):
