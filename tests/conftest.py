@@ -5,35 +5,40 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from pika.exceptions import AMQPError
 
 pytest.register_assert_rewrite("helpers")
 
 from helpers.amqp import delete_queue
 from helpers.broker import Broker, epmd
+from helpers.page import Reader
 from helpers.proxy import Proxy
 from helpers.script import WAITING, Script
 from helpers.setup import ROOT
 
 # CTRL+C is ignored in whatever a job in the background starts, unless somebody undoes it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# SIGTERM ends pytest as CTRL+C does: with its brokers.
+# SIGTERM, and SIGHUP when the terminal is closed, end pytest as CTRL+C does: with its brokers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers():
-    """Three processes for each core, since most of what they do is to wait."""
-    return 3 * (os.cpu_count() or 1)
+    """Three processes for each core, since most of what they do is to wait; each has a node."""
+    return min(3 * len(os.sched_getaffinity(0)), 12)
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project, without a virtual environment."""
+    """A copy of the project, whose virtual environment is the one that the tests run in."""
     folder = tmp_path / "work-queue"
     ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, folder, ignore=ignored)
+    (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 
@@ -57,13 +62,17 @@ def shared_broker(epmd_port, tmp_path_factory):
 
 @pytest.fixture
 def broker(shared_broker):
-    """A broker that runs, without a task_queue. A test may stop, kill or freeze it.
+    """A broker that runs, without our queues. A test may stop, kill or freeze it.
 
     A test that changes settings, users or virtual hosts takes start_broker instead.
     """
-    if not shared_broker.is_running():
+    queues = ("task_queue", "failed_tasks", "next_queue")
+    try:
+        delete_queue(shared_broker.url, *queues)
+    except AMQPError:  # it does not run yet, or a test has left it in the middle of something
+        shared_broker.kill()
         shared_broker.start()
-    delete_queue(shared_broker.url)
+        delete_queue(shared_broker.url, *queues)
     yield shared_broker
     shared_broker.thaw()
 
@@ -148,6 +157,22 @@ def send(start_script):
         assert new_task.out == [f" [x] Sent {' '.join(words)!r}"]
 
     return send_task
+
+
+@pytest.fixture
+def reader(broker, tmp_path_factory):
+    """Somebody who follows the page, with the broker of many tests."""
+    reader = Reader(broker, tmp_path_factory.mktemp("reader"))
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def reader_of_own(start_broker, tmp_path_factory):
+    """Somebody who changes settings of RabbitMQ, with a broker of the test's own."""
+    reader = Reader(start_broker(), tmp_path_factory.mktemp("reader"))
+    yield reader
+    reader.close()
 
 
 @pytest.fixture

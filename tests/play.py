@@ -7,6 +7,7 @@ It starts a RabbitMQ of its own, unless AMQP_URL names another one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from helpers.broker import SERVER, Broker, epmd
-from helpers.script import Script
+from helpers.script import Script, wait_until
 from helpers.setup import enter_venv, fail, need_rabbitmq
 
 TASKS = (
@@ -88,8 +89,8 @@ def take_back(url: str) -> None:
 
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
-        while channel.queue_declare("task_queue", passive=True).method.consumer_count:
-            time.sleep(0.1)  # RabbitMQ has not noticed yet that our workers have ended
+        queue = functools.partial(channel.queue_declare, "task_queue", passive=True)
+        wait_until(lambda: queue().method.consumer_count == 0, "nobody works in task_queue")
         while True:
             method, _, body = channel.basic_get("task_queue")
             if method is None or body is None:

@@ -9,8 +9,6 @@ import pytest
 from helpers.amqp import messages_ready, wait_until_queues_are_on_disk
 from helpers.script import Script, done, wait_until
 
-TASKS = [f"task {number}{'.' * (number % 3)}" for number in range(30)]
-
 
 class Crowd:
     """Four workers, of which one is killed and replaced every 1.5 seconds, until spared."""
@@ -48,19 +46,27 @@ def test_no_task_is_lost_while_workers_and_rabbitmq_are_killed(start_broker, sta
     broker = start_broker()
     url = broker.add_vhost("chaos", "--default-queue-type", kind)
     crowd = Crowd(url)
-    try:
-        sent, restart = [], None
-        for task in TASKS:
-            new_task = start_script("new_task.py", task, AMQP_URL=url)
-            if new_task.wait() == 0:
+    sent: list[str] = []
+
+    def send_tasks(count):
+        """Send so many, each again until it is called sent."""
+        while count:
+            task = f"task {len(sent)}{'.' * (len(sent) % 3)}"
+            if start_script("new_task.py", task, AMQP_URL=url).wait() == 0:
                 sent.append(repr(task))
-            if len(sent) == 10 and not restart:
-                wait_until(lambda: len(done(*crowd.workers)) >= 3, "three tasks are done")
-                wait_until_queues_are_on_disk(broker)
-                restart = threading.Thread(target=lambda: (broker.kill(), broker.start()))
-                restart.start()
-        assert restart, "ten tasks were sent, and RabbitMQ was killed"
-        restart.join()
+                count -= 1
+
+    try:
+        send_tasks(10)
+        wait_until(lambda: len(done(*crowd.workers)) >= 3, "three tasks are done")
+        wait_until_queues_are_on_disk(broker)
+        across = threading.Thread(target=send_tasks, args=(20,))
+        across.start()
+        wait_until(lambda: len(sent) >= 15, "tasks are being sent")
+        broker.kill()
+        broker.start()
+        across.join()
+        assert len(sent) == 30
         crowd.spare()
         wait_until(lambda: set(sent) <= set(done(*crowd.workers)), "all that was sent is done")
         wait_until(lambda: messages_ready(url) == 0, "no task is left")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import socket
 
 import pytest
 from helpers import page
-from helpers.docker import docker, need_images, skip_or_fail
-from helpers.page import orders
+from helpers.docker import PYTHON_IMAGE, docker, need_images, skip_or_fail
+from helpers.page import orders, steps
 from helpers.script import WAITING, wait_until
 from helpers.setup import ROOT
 
@@ -30,62 +32,99 @@ def services():
 
 @pytest.fixture
 def compose(services, project):
-    """Runs `docker compose` in a project of the test's own, without published ports."""
+    """Types a line that begins with `docker compose`: in a project of its own, without ports."""
     need_images(*(service["image"] for service in services.values()))
     (project / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
-    files = ("-f", str(project / "docker-compose.yml"), "-f", str(project / "no-ports.yml"))
 
-    def run(*command):
-        ended = docker("compose", "-p", PROJECT, *files, *command)
+    def run(line):
+        docker_, compose_, *command = shlex.split(line)
+        assert (docker_, compose_) == ("docker", "compose")
+        names = ("docker-compose.yml", "docker-compose.override.yml", "no-ports.yml")
+        files = [project / name for name in names if (project / name).exists()]
+        options = [option for file in files for option in ("-f", str(file))]
+        ended = docker("compose", "-p", PROJECT, *options, *command)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     yield run
-    down = ("--profile", "play", "down", "--volumes", "--remove-orphans", "--rmi", "local")
-    docker("compose", "-p", PROJECT, *files, *down)
+    run("docker compose --profile play down --volumes --remove-orphans --rmi local")
 
 
-def test_play_plays_the_tutorial_and_down_leaves_nothing(compose):
-    printed = compose("run", "--rm", "play")
-    (picture,) = page.blocks("text", page.section("See it run"))
-    assert orders(printed) == orders(picture)
-    compose("down", "--volumes")
+def test_see_it_run_in_docker(compose):
+    _play, command, picture = steps("See it run")  # in test_play.py
+    assert orders(compose(command)) == orders(picture)
+
+
+def test_with_docker(compose):
+    """A task survives restart and down."""
+    up, rabbitmqctl = steps("With Docker")
+    compose(up)
+    assert compose("docker compose ps --services").split() == ["rabbitmq"]
+    send = "pip install -q -r requirements.txt && python new_task.py kept"
+    compose(f'docker compose run --rm --workdir /work-queue play sh -c "{send}"')
+    in_the_container = rabbitmqctl.split("{ ")[1].split(' "$@"')[0]
+    for again in ("restart", "down"):
+        compose(f"docker compose {again}")
+        compose(up)
+        listed = compose(f"{in_the_container} -q list_queues --no-table-headers")
+        assert listed.split() == ["task_queue", "1"]
+
+
+def test_clean_up_with_docker(compose):
+    (down,) = steps("Clean up with Docker")
+    compose("docker compose up -d --wait")
+    compose(down)
     of_the_project = ("--filter", f"label=com.docker.compose.project={PROJECT}", "--quiet")
     for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls")):
         assert docker(*kind, *of_the_project).stdout == ""
 
 
-def test_a_task_survives_restart_and_down(compose):
-    compose("up", "--detach", "--wait")
-    send = "pip install -q -r requirements.txt && python new_task.py kept"
-    compose("run", "--rm", "--workdir", "/work-queue", "play", "sh", "-c", send)
-    for again in ("restart", "down"):
-        compose(again)
-        compose("up", "--detach", "--wait")
-        columns = ("list_queues", "--no-table-headers", "name", "messages_ready")
-        listed = compose("exec", "rabbitmq", "rabbitmqctl", "--quiet", *columns)
-        assert listed.split() == ["task_queue", "1"]
-
-
-def test_up_starts_rabbitmq_alone(compose):
-    compose("up", "--detach", "--wait")
-    assert compose("ps", "--services").split() == ["rabbitmq"]
-
-
-def test_run_ten_workers_in_containers(compose, project):
+def test_keep_ten_workers_running_in_containers(compose, project):
+    up, back = steps("Keep ten workers running, in containers")
     for name in ("Dockerfile", "docker-compose.override.yml"):
         (project / name).write_text(page.file(name))
-    override = ("-f", str(project / "docker-compose.override.yml"))
-    compose(*override, "up", "--detach", "--build")
+    compose(up)
 
     def waiting():
-        logs = compose(*override, "logs", "worker")
+        logs = compose("docker compose logs worker")
         return set(re.findall(rf"(worker-\d+) +\| {re.escape(WAITING)}", logs))
 
     wait_until(lambda: len(waiting()) == 10, "all ten workers wait")
-    compose(*override, "down", "--rmi", "local", "worker")
-    assert compose("ps", "--services").split() == ["rabbitmq"]
+    down, remove, up_again = back.splitlines()
+    compose(down)
+    assert remove == "rm Dockerfile docker-compose.override.yml"
+    (project / "docker-compose.override.yml").unlink()
+    compose(up_again)
+    assert compose("docker compose ps --services").split() == ["rabbitmq"]
     assert docker("image", "ls", "--quiet", f"{PROJECT}-worker").stdout == ""
+
+
+def test_sigterm_ends_my_worker_as_a_containers_first_process(compose, project):
+    """Linux gives it no signal that it does not ask for, so each stop would take ten seconds."""
+    (project / "worker.py").write_text(page.file("my_worker.py"))
+    for name in ("Dockerfile", "docker-compose.override.yml"):
+        (project / name).write_text(page.file(name).replace("    init: true\n", ""))
+    compose("docker compose up -d --build --scale worker=1")
+    wait_until(lambda: WAITING in compose("docker compose logs worker"), "it waits")
+    compose("docker compose stop --timeout 100 worker")
+    states = compose("docker compose ps --all --format json worker")
+    assert json.loads(states.splitlines()[0])["ExitCode"] == 0
+
+
+@pytest.mark.parametrize("words", ["port is already allocated", "address already in use"])
+def test_the_port_is_taken(words):
+    need_images(PYTHON_IMAGE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        publish = f"127.0.0.1:{taken.getsockname()[1]}:5672"
+        run = ("run", "--rm", "--publish", publish, PYTHON_IMAGE, "true")
+        if words == "address already in use":
+            assert words in docker(*run).stderr
+            return
+    first = docker("run", "--rm", "--detach", *run[2:5], "sleep", "600").stdout.strip()
+    try:
+        assert words in docker(*run).stderr
+    finally:
+        docker("kill", first)
 
 
 def test_rabbitmq_is_published_to_this_machine_only(services):

@@ -19,6 +19,7 @@ from helpers.script import (
     assert_traceback,
     wait_until,
 )
+from helpers.setup import ROOT
 
 
 @pytest.mark.parametrize("words", [(), ("",)])
@@ -62,7 +63,7 @@ def test_the_queue_is_durable_and_the_message_persistent(broker, send):
 def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=ACK, then="hold")
     new_task = start_script("new_task.py", "patience", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(60)
+    assert proxy.reached.wait(100)
     assert_silent(new_task, seconds=2)
     assert new_task.out == []
     proxy.go_on()
@@ -97,7 +98,7 @@ def test_what_is_called_sent_is_there_when_rabbitmq_dies_at_the_goodbye(
     proxy = start_proxy(broker, moment=CLOSE, then="hold")
     new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
     new_task.wait_for(" [x] Sent 'kept'")
-    assert proxy.reached.wait(60)
+    assert proxy.reached.wait(100)
     broker.kill()
     proxy.go_on()
     assert_traceback(new_task, "StreamLostError")
@@ -105,15 +106,44 @@ def test_what_is_called_sent_is_there_when_rabbitmq_dies_at_the_goodbye(
     assert messages_ready(broker.url) == 1
 
 
-def test_ctrl_c_ends_it_although_rabbitmq_is_frozen(broker, start_proxy, start_script):
+def test_ctrl_c_ends_it_while_it_says_goodbye(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=CLOSE, then="hold")
     new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(60)
+    assert proxy.reached.wait(100)
     new_task.ctrl_c()
     assert new_task.wait() != 0
     assert new_task.out == [" [x] Sent 'kept'"]
     assert TRACEBACK in new_task.err
     assert messages_ready(broker.url) == 1
+
+
+def test_its_address_and_how_long_it_waits_for_a_rabbitmq_short_of_memory(broker, start_script):
+    """Ten seconds. (That the error comes at all: test_errors.py.)"""
+    code = "import runpy; p = runpy.run_path('new_task.py')['parameters']"
+    code += "; print(p.blocked_connection_timeout)"
+    new_task = start_script("-c", code, AMQP_URL=broker.url)
+    assert new_task.wait() == 0
+    assert new_task.out[-1] == "10"
+    line = 'parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))\n'
+    assert line in (ROOT / "new_task.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("password", "written"),
+    [
+        ("p@5ecret/word", "p%405ecret%2Fword"),
+        ("5ecret:#?%", "5ecret%3A%23%3F%25"),
+    ],
+)
+def test_a_login_and_a_virtual_host(start_broker, send, start_worker, password, written):
+    broker = start_broker()
+    broker.rabbitmqctl("add_user", "kim", password)
+    broker.rabbitmqctl("add_vhost", "a/b")
+    broker.rabbitmqctl("set_permissions", "-p", "a/b", "kim", ".*", ".*", ".*")
+    url = f"amqp://kim:{written}@127.0.0.1:{broker.port}/a%2Fb"
+    send(url, "elsewhere")
+    start_worker(url).wait_for(" [x] Received 'elsewhere'")
+    assert "task_queue" not in broker.rabbitmqctl("list_queues", "name")
 
 
 def test_it_says_goodbye_to_rabbitmq(start_broker, start_script):

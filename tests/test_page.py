@@ -1,13 +1,15 @@
-"""What is promised of the README: what it says to type does and shows what it says."""
+"""What is promised of the README: what it says to type does, and shows, what it says.
+
+Each test is named after its section, and takes the blocks of that section in their order. A block
+whose name here begins with `_` is not run, for the reason beside it.
+"""
 
 from __future__ import annotations
 
 import base64
 import configparser
 import contextlib
-import os
 import re
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -17,374 +19,308 @@ from concurrent.futures import ThreadPoolExecutor
 import pika
 import pytest
 from helpers import page
-from helpers.amqp import messages_ready, open_channel
+from helpers.amqp import delete_queue, messages_ready, open_channel
 from helpers.broker import free_port
-from helpers.page import blocks, section
-from helpers.picture import lines_of
-from helpers.reader import LIST_QUEUES, Reader
-from helpers.script import WAITING, Script, assert_quiet, done, frozen, wait_until
+from helpers.page import steps
+from helpers.script import LOST, WAITING, assert_quiet, done, frozen, wait_until
 from helpers.setup import ROOT
 
-RESTART = "rabbitmqctl stop_app\nrabbitmqctl start_app"
-HEAVY_AND_LIGHT = """\
-python new_task.py heavy 1.....
-python new_task.py light 2.
-python new_task.py heavy 3.....
-python new_task.py light 4."""
 
-
-@pytest.fixture
-def reader(broker, tmp_path):
-    reader = Reader(broker, tmp_path)
-    yield reader
-    reader.close()
-
-
-@pytest.fixture
-def reader_of_own(start_broker, tmp_path_factory):
-    """A reader who changes settings of RabbitMQ: on a broker of its own."""
-    reader = Reader(start_broker(), tmp_path_factory.mktemp("reader"))
-    yield reader
-    reader.close()
-
-
-def work(worker):
-    """What a worker has done, as in the page's pictures: a digit for each second of a task."""
-    drawn = ""
-    for line in worker.out:
-        if found := re.fullmatch(r" \[x\] Received '.*(\d)(\.+)'", line):
-            drawn += found[1] * len(found[2])
-    return drawn
+def draw(*workers):
+    """What the workers have done, as in the page's pictures: a digit for each second of a task."""
+    rows = []
+    for number, worker in enumerate(workers, 1):
+        tasks = re.findall(r" \[x\] Received '.*?(\d)(\.+)'", "\n".join(worker.out))
+        row = "".join(digit * len(dots) for digit, dots in tasks)
+        rows.append(f"worker {number} | {row}\n")
+    return "".join(rows)
 
 
 def assert_shows(worker, block):
     """The worker prints the lines of this block; `…` stands for any words."""
     lines = block.splitlines()
     for line in lines:
-        shown = line.replace(" 127.0.0.1:5672: …", " 127.0.0.1:")
-        worker.wait_for(shown, lines.count(line))
-    lines = [line for line in lines if not line.startswith(" [!] ")]
-    assert worker.out[1 : 1 + len(lines)] == lines
+        worker.wait_for(line.removesuffix("…"), lines.count(line))
+    printed = [line for line in lines if not line.startswith(LOST)]
+    assert worker.out[1 : 1 + len(printed)] == printed
 
 
-def test_get_ready_ends_with_a_check(reader):
-    version, *users = reader.type_in(
-        "python -c 'import pika; print(pika.__version__)'\nrabbitmqctl -q list_users"
-    ).splitlines(keepends=True)
+def queue(reader, name="task_queue"):
+    """Ready and unacknowledged messages of a queue: (1, 0)."""
+    columns = ("--no-table-headers", "name", "messages_ready", "messages_unacknowledged")
+    listed = reader.broker.rabbitmqctl("list_queues", *columns)
+    (row,) = [line.split("\t") for line in listed.splitlines() if line.startswith(f"{name}\t")]
+    return int(row[1]), int(row[2])
+
+
+def test_get_ready(reader):
+    _install_pika, _activate, check, users = steps("Get ready")  # the tests have an environment
+    version, *listed = reader.type_in(check).splitlines(keepends=True)
     assert version == f"{pika.__version__}\n"
-    assert "".join(users) in blocks("console")
+    assert "".join(listed) == users
 
 
 # The lessons
 
 
-def test_lesson_1_round_robin(reader):
-    workers = [reader.start("python worker.py"), reader.start("python worker.py")]
+def test_1_round_robin_dispatching(reader):
+    worker, five_tasks, console_1 = steps("1. Round-robin dispatching")
+    workers = [reader.start(worker), reader.start(worker)]
     with frozen(*workers):
-        printed = reader.type_in(
-            "python new_task.py First message.\n"
-            "python new_task.py Second message..\n"
-            "python new_task.py Third message...\n"
-            "python new_task.py Fourth message....\n"
-            "python new_task.py Fifth message....."
-        )
-    assert f"`{printed.splitlines()[0]}`" in section("1. Round-robin dispatching")
-    shown = blocks("console", section("1. Round-robin dispatching"))
-    for worker, block in zip(workers, shown):
-        worker.wait_for(" [x] Done", block.count(" [x] Done"))
-        assert worker.out == block.splitlines()
+        printed = reader.type_in(five_tasks)
+    assert f"`{printed.splitlines()[0]}`" in page.sections()["1. Round-robin dispatching"]
+    workers[0].wait_for(" [x] Done", 3)
+    workers[1].wait_for(" [x] Done", 2)
+    assert workers[0].out == console_1.splitlines()
+    assert done(workers[1]) == ["'Second message..'", "'Fourth message....'"]
     assert_quiet(*workers)
 
 
-def test_lesson_2_the_task_of_a_stopped_worker(reader):
-    workers = [reader.start("python worker.py"), reader.start("python worker.py")]
-    reader.type_in("python new_task.py Survive me..............................")
-    workers[0].wait_for(" [x] Received 'Survive me..............................'")
-    workers[0].ctrl_c()
-    workers[1].wait_for(" [x] Received 'Survive me..............................'")
-    shown = blocks("console", section("2. Message acknowledgement"))
-    assert reader.type_in(LIST_QUEUES) == shown[0]
+def test_2_message_acknowledgement(reader):
+    survive_me, list_queues, listed, forgetful, two_tasks, list_again, listed_again, worker = steps(
+        "2. Message acknowledgement"
+    )
+    first, second = (reader.run("worker.py", wait_for=WAITING) for _ in range(2))
+    reader.type_in(survive_me)
+    first.wait_for(" [x] Received 'Survive me..............................'")
+    first.ctrl_c()
+    second.wait_for(" [x] Received 'Survive me..............................'")
+    assert reader.type_in(list_queues) == listed
+    second.ctrl_c()
+    second.wait()
+    delete_queue(reader.broker.url)  # in place of half a minute
+
+    forgets = reader.start(forgetful)
+    reader.type_in(two_tasks)
+    forgets.wait_for(" [x] Done")
+    assert reader.type_in(list_again) == listed_again
+    forgets.ctrl_c()
+    forgets.wait()
+    assert forgets.out == [WAITING, " [x] Received 'one'", " [x] Done"]
+    again = reader.start(worker)
+    again.wait_for(" [x] Done", 2)
+    assert sorted(done(again)) == ["'one'", "'two'"]
+    wait_until(lambda: queue(reader) == (0, 0), "the queue is empty")
 
 
-def test_lesson_2_a_forgotten_acknowledgement(reader):
-    reader.type_in("sed 's/    ch.basic_ack/    # ch.basic_ack/' worker.py > forgetful_worker.py")
-    forgetful = reader.start("python forgetful_worker.py")
-    reader.type_in("python new_task.py one\npython new_task.py two")
-    forgetful.wait_for(" [x] Done")
-    shown = blocks("console", section("2. Message acknowledgement"))
-    assert reader.type_in(LIST_QUEUES) == shown[1]
-    forgetful.ctrl_c()
-    forgetful.wait()
-    wait_until(lambda: reader.queue() == "2 0", "both tasks are ready")
-    assert forgetful.out == [WAITING, " [x] Received 'one'", " [x] Done"]
-    reader.start("python worker.py").wait_for(" [x] Done", 2)
-    wait_until(lambda: reader.queue() == "0 0", "the queue is empty")
+def test_3_message_durability(reader):
+    three_tasks, restart, listed, undurable, refused, careless, listed_again, worker = steps(
+        "3. Message durability"
+    )
+    reader.type_in(three_tasks)
+    assert reader.type_in(restart).endswith(listed)
+    assert reader.error_of(undurable) == refused
+    assert reader.type_in(careless).endswith(listed_again)
+    left = reader.start(worker)
+    left.wait_for(" [x] Done", 3)
+    assert done(left) == ["'one'", "'two'", "'three'"]
 
 
-def test_lesson_3_durability_and_confirms(reader_of_own):
+def test_4_fair_dispatch(reader):
+    greedy, four_tasks, ten_seconds, worker, six_seconds = steps("4. Fair dispatch")
+    for command, picture in ((greedy, ten_seconds), (worker, six_seconds)):
+        workers = [reader.start(command), reader.start(command)]
+        with frozen(*workers):
+            reader.type_in(four_tasks)
+        wait_until(lambda: len(done(*workers)) == 4, "all four tasks are done")  # noqa: B023
+        assert draw(*workers) == picture
+        for one in workers:
+            one.ctrl_c()
+            one.wait()
+
+
+def test_5_publisher_confirms(reader_of_own):
     reader = reader_of_own
-    reader.type_in("python new_task.py one\npython new_task.py two\npython new_task.py three")
-    reader.type_in(RESTART)
-    shown = blocks("console", section("3. Message durability"))
-    assert reader.type_in(LIST_QUEUES) == shown[0]
-    reader.type_in(
-        "sed 's/DeliveryMode.Persistent/DeliveryMode.Transient/' new_task.py > careless_task.py\n"
-        "python careless_task.py four\n"
-        "python careless_task.py five\n"
-        "python careless_task.py six"
-    )
-    assert reader.queue() == "6 0"
-    reader.type_in(RESTART)
-    assert reader.queue() == "3 0"
-    reader.type_in(
-        "rabbitmqctl set_policy full '^task_queue$'"
-        ' \'{"max-length":3,"overflow":"reject-publish"}\' --apply-to queues'
-    )
-    with pytest.raises(subprocess.CalledProcessError):
-        reader.type_in("python new_task.py one too many")
-    refused = Script("new_task.py", "one too many", AMQP_URL=reader.broker.url)
-    assert refused.wait() == 1
-    assert blocks("console", section("When is a task safe?")) == [f"{refused.err[-1]}\n"]
-    reader.type_in("rabbitmqctl clear_policy full")
-    worker = reader.start("python worker.py")
-    worker.wait_for(" [x] Done", 3)
-    assert done(worker) == ["'one'", "'two'", "'three'"]
+    policy, two_tasks, refused, hopeful, shown, clear = steps("5. Publisher confirms")
+    reader.type_in(policy)
+    assert reader.error_of(two_tasks) == refused
+    assert queue(reader) == (1, 0)
+    assert reader.type_in(hopeful) == shown
+    reader.type_in(clear)
+    assert reader.type_in("python new_task.py more") == " [x] Sent 'more'\n"
+    assert queue(reader) == (2, 0)
 
 
-def test_lesson_3_a_busy_worker_when_rabbitmq_restarts(reader):
-    worker = reader.start("python worker.py")
-    reader.type_in("python new_task.py Come back....................")
+def test_6_reconnecting(reader):
+    come_back, restart, shown = steps("6. Reconnecting")
+    worker = reader.run("worker.py", wait_for=WAITING)
+    reader.type_in(come_back)
     worker.wait_for(" [x] Received")
-    reader.type_in(RESTART)
-    (shown,) = blocks("console", section("What happens to a busy worker when RabbitMQ restarts?"))
+    reader.type_in(restart)
     assert_shows(worker, shown)
 
 
-def test_lesson_4_fair_dispatch(reader):
-    workers = [reader.start("python worker.py"), reader.start("python worker.py")]
-    with frozen(*workers):
-        reader.type_in(HEAVY_AND_LIGHT)
-    wait_until(lambda: len(done(*workers)) == 4, "all four tasks are done")
-    drawn = f"worker 1 | {work(workers[0])}\nworker 2 | {work(workers[1])}\n"
-    assert blocks("text", section("4. Fair dispatch"))[0] == drawn
-
-
-def test_lesson_4_without_the_prefetch(reader):
-    reader.type_in(
-        "sed 's/    channel.basic_qos/    # channel.basic_qos/' worker.py > greedy_worker.py"
-    )
-    greedy = [reader.start("python greedy_worker.py"), reader.start("python greedy_worker.py")]
-    with frozen(*greedy):
-        reader.type_in(HEAVY_AND_LIGHT)
-    wait_until(lambda: len(done(*greedy)) == 4, "all four tasks are done")
-    drawn = f"worker 1 | {work(greedy[0])}\nworker 2 | {work(greedy[1])}\n"
-    assert blocks("text", section("4. Fair dispatch"))[1] == drawn
-
-
-def test_lesson_5_heartbeats(reader):
-    reader.type_in("sed 's/heartbeat = 300/heartbeat = 2/' worker.py > impatient_worker.py")
-    command = "python impatient_worker.py"
-    impatient = [reader.start(command), reader.start(command)]
-    reader.type_in("python new_task.py Ten seconds..........")
-    (shown,) = blocks("console", section("5. Heartbeats"))
-    wait_until(lambda: len(done(*impatient)) >= 2, "the task is done twice")
-    again = max(impatient, key=lambda worker: len(done(worker)))
-    assert_shows(again, shown)
-    for worker in impatient:
-        worker.kill()
-    worker = reader.start("python worker.py")
-    worker.wait_for(" [x] Done")
-    wait_until(lambda: reader.queue() == "0 0", "the queue is empty")
-    assert_quiet(worker)
-
-
-# Your own work
-
-
-@pytest.fixture
-def my_worker(reader_of_own):
-    """The reader has made my_worker.py, and started it."""
-    reader = reader_of_own
-    reader.type_in("cp worker.py my_worker.py")
-    script = reader.folder / "my_worker.py"
-    imported, callback, *_ = blocks("python", section("Your own work"))
-    first, last = "def callback", "ch.basic_ack(delivery_tag=method.delivery_tag)\n"
-    before, rest = script.read_text().replace("import os\n", f"{imported}import os\n").split(first)
-    script.write_text(before + callback + rest.split(last)[1])
-    return reader.start("python my_worker.py")
-
-
-def test_your_own_work(reader_of_own, my_worker):
-    reader = reader_of_own
-    reader.type_in('python new_task.py \'{"id": 1, "seconds": 2}\'\npython new_task.py oops')
-    my_worker.wait_for(" [x] Done")
-    assert reader.type_in("cat report-1.txt") == "This took 2.0 seconds.\n"
-    assert my_worker.wait_for(" [x] Rejected").startswith(" [x] Rejected: JSONDecodeError(")
-    wait_until(lambda: reader.queue() == "0 0", "the task is thrown away")
-    reader.save("failed_tasks.py")
-    assert reader.type_in("python failed_tasks.py") == "Tasks: 0\n"
-    reader.type_in(
-        "rabbitmqctl set_policy failed '^task_queue$'"
-        ' \'{"dead-letter-exchange":"","dead-letter-routing-key":"failed_tasks"}\''
-        " --apply-to queues"
-    )
-    reader.type_in("python new_task.py oops")
-    wait_until(lambda: reader.queue("failed_tasks") == "1 0", "the task is in failed_tasks")
-    assert reader.type_in("python failed_tasks.py") == "Tasks: 1\noops\n"
-    wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is still there")
-    reader.type_in("python failed_tasks.py resend")
-    my_worker.wait_for(" [x] Rejected", 3)
-    wait_until(lambda: reader.queue("failed_tasks") == "1 0", "it is there again")
-    reader.type_in("rabbitmqctl purge_queue failed_tasks\nrabbitmqctl clear_policy failed")
-    assert reader.queue("failed_tasks") == "0 0"
-    assert_quiet(my_worker)
-
-
-def test_your_own_work_is_ended_by_no_task(reader_of_own, my_worker):
-    """By none that cannot be understood, or cannot be done."""
-    bad = ["", "[]", "1", "{}", '{"id": 1}', '{"id": 1e400, "seconds": 1}', "\udcff"]
-    bad += [f'{{"id": 1, "seconds": {number}}}' for number in ("1e20", "-1", "NaN", "null")]
-    with open_channel(reader_of_own.broker.url) as channel:
-        for task in bad:
-            channel.basic_publish("", "task_queue", task.encode(errors="surrogateescape"))
-        channel.basic_publish("", "task_queue", b'{"id": 2, "seconds": 0}')
-    my_worker.wait_for(" [x] Done")
-    assert sum(line.startswith(" [x] Rejected") for line in my_worker.out) == len(bad)
-    assert_quiet(my_worker)
+def test_7_heartbeats(reader):
+    impatient, ten_seconds, shown, worker = steps("7. Heartbeats")
+    workers = [reader.start(impatient), reader.start(impatient)]
+    reader.type_in(ten_seconds)
+    wait_until(lambda: len(done(*workers)) >= 2, "the task is done twice")
+    assert_shows(max(workers, key=lambda worker: len(done(worker))), shown)
+    for one in workers:
+        one.kill()
+    patient = reader.start(worker)
+    patient.wait_for(" [x] Done")
+    wait_until(lambda: queue(reader) == (0, 0), "the queue is empty")
+    assert_quiet(patient)
 
 
 # How do I ...?
 
 
-def test_send_a_task_from_a_web_application(reader):
-    reader.save("web.py")
-    assert "pip install flask\nflask --app web run --port 8000\n" in blocks("sh")
-    address = f"http://127.0.0.1:{free_port()}"
-    port = address.rpartition(":")[2]
-    reader.run(
-        "-m", "flask", "--app", "web", "run", "--port", port, wait_for=f"Running on {address}"
-    )
+def test_send_many_tasks_from_a_program(reader):
+    thousand, sent = steps("Send many tasks from a program")
+    reader.save("send_many.py")
+    assert reader.type_in(thousand) == sent
+    assert queue(reader) == (1000, 0)
 
-    def post(task):
+
+def test_send_many_tasks_says_how_many_are_surely_stored(reader_of_own):
+    reader = reader_of_own
+    reader.save("send_many.py")
+    reader.broker.rabbitmqctl(
+        "set_policy", "full", "task_queue", '{"max-length":7,"overflow":"reject-publish"}'
+    )
+    assert reader.type_in("seq 20 | python send_many.py || true") == " [x] Sent 7 tasks\n"
+    assert "NackError" in reader.error_of("seq 20 | python send_many.py")
+    assert queue(reader) == (7, 0)
+
+
+def test_send_a_task_from_a_web_application(reader):
+    _flask, worker, curl, answer = steps("Send a task from a web application")  # port 8000
+    reader.save("web.py")
+    here = f"127.0.0.1:{free_port()}"
+    command = ("-m", "flask", "--app", "web", "run", "--port", here.split(":")[1])
+    reader.run(*command, wait_for=f"Running on http://{here}")
+    works = reader.start(worker)
+    assert reader.type_in(curl.replace("127.0.0.1:8000", here)) == answer
+    works.wait_for(" [x] Received 'Report..'")
+    works.kill()
+    delete_queue(reader.broker.url)
+
+    def post(body):
         try:
-            with urllib.request.urlopen(f"{address}/reports", task.encode(), 60) as answer:
-                return answer.status, answer.read().decode()
+            with urllib.request.urlopen(f"http://{here}/reports", body, 100) as answered:
+                return answered.status, answered.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
 
-    assert "curl --data 'Report..' http://127.0.0.1:8000/reports\n" in blocks("sh")
     with ThreadPoolExecutor(40) as at_once:
-        answers = list(at_once.map(post, [f"Report {number}.." for number in range(40)]))
-    assert answers == [(202, "Your report is being made.\n")] * 40
-    assert messages_ready(reader.broker.url) == 40
+        answers = list(at_once.map(post, [b"Report..", b"\xff no text"] * 20))
+    assert answers == [(202, answer)] * 40
+    with open_channel(reader.broker.url) as channel:
+        bodies = {channel.basic_get("task_queue", auto_ack=True)[2] for _ in range(40)}
+    assert bodies == {b"Report..", b"\xff no text"}
+    reader.broker.freeze()
+    assert post(b"Report..") == (503, "Please try again later.\n")
+    reader.broker.thaw()
     reader.broker.kill()
-    assert post("Report..") == (503, "Please try again later.\n")
+    assert post(b"Report..") == (503, "Please try again later.\n")
     reader.broker.start()
-    assert post("Report..") == (202, "Your report is being made.\n")
+    assert post(b"Report..") == (202, answer)
 
 
-def test_find_out_how_many_tasks_are_left(reader):
-    reader.save("count.py")
-    reader.type_in("python new_task.py one\npython new_task.py two")
-    assert reader.type_in("python count.py") == "2\n"
+@pytest.mark.parametrize("url", ["amqp://nosuch.invalid", "amqps://127.0.0.1:{port}"])
+def test_a_web_application_answers_503_whatever_is_wrong_with_the_address(reader, url):
+    reader.save("web.py")
+    code = "import web; print(web.app.test_client().post('/reports').status)"
+    url = url.format(port=reader.broker.port)
+    assert reader.type_in(f'AMQP_URL={url} python -c "{code}"') == "503 SERVICE UNAVAILABLE\n"
 
 
-def test_work_until_the_queue_is_empty(reader):
-    reader.save("until_empty.py")
-    printed = reader.type_in(
-        "python new_task.py one.\npython new_task.py two.\npython until_empty.py"
+def test_watch_the_queue_in_a_browser(reader_of_own):
+    (enable,) = steps("Watch the queue in a browser")
+    reader_of_own.type_in(enable)
+    address = f"http://127.0.0.1:{reader_of_own.broker.management_port}"
+    login = base64.b64encode(b"guest:guest").decode()
+    request = urllib.request.Request(
+        f"{address}/api/whoami", headers={"Authorization": f"Basic {login}"}
     )
-    assert printed.splitlines()[2:] == [
-        " [x] Received 'one.'",
-        " [x] Done",
-        " [x] Received 'two.'",
-        " [x] Done",
-    ]
-    assert reader.queue() == "0 0"
+
+    def answer(wanted):
+        with contextlib.suppress(OSError), urllib.request.urlopen(wanted, timeout=5) as answered:
+            return answered.read().decode()
+        return ""
+
+    wait_until(lambda: "RabbitMQ Management" in answer(f"{address}/"), "the page is there")
+    assert '"guest"' in answer(request)
+    reader_of_own.type_in(enable.replace("enable", "disable"))
 
 
-def test_try_a_failed_task_again_five_times(reader_of_own):
-    reader = reader_of_own
-    reader.save("retry_worker.py")
-    script = reader.folder / "retry_worker.py"
-    assert "10_000" in script.read_text()
-    script.write_text(script.read_text().replace("10_000", "500"))  # milliseconds
-    worker = reader.start("python retry_worker.py")
-    reader.broker.rabbitmqctl("set_policy", "failed", "nothing", '{"max-length":1}')
-    reader.type_in(
-        "rabbitmqctl clear_policy failed\n"
-        "rabbitmqctl set_policy retry '^task_queue$'"
-        ' \'{"dead-letter-exchange":"","dead-letter-routing-key":"retry_later"}\''
-        " --apply-to queues"
-    )
-    reader.type_in("python new_task.py oops")
-    worker.wait_for(" [x] Given up")
-    tries = [line.split(":")[0] for line in worker.out if "Try" in line]
-    assert tries == [f" [x] Try {number} failed" for number in range(1, 6)]
-    with open_channel(reader.broker.url) as channel:
-        channel.basic_publish("", "task_queue", b"0.1")
-    worker.wait_for(" [x] Done")
-    wait_until(lambda: reader.queue() == "0 0", "the task is acknowledged")
-    assert reader.queue("retry_later") == "0 0"
-    worker.ctrl_c()
-    assert worker.wait() == 0
-    reader.type_in("rabbitmqctl clear_policy retry")
-    assert_quiet(worker)
+def test_limit_the_queue_or_let_tasks_expire(reader_of_own):
+    reader, url = reader_of_own, reader_of_own.broker.url
+    limit, expire = steps("Limit the queue, or let tasks expire")
+    full, clear = limit.splitlines()
+    reader.type_in(f"{full.replace('1000', '1')}\npython new_task.py first")
+    assert "NackError" in reader.error_of("python new_task.py second")
+    reader.type_in(f"{clear}\npython new_task.py second")
+    delete_queue(url)
+    short_lived, clear = expire.splitlines()
+    reader.type_in(f"{short_lived}\npython new_task.py too late")
+    wait_until(lambda: queue(reader) == (0, 0), "the task is gone")
+    reader.type_in(clear)
+    assert reader.broker.rabbitmqctl("list_policies", "--no-table-headers").split() == []
 
 
-def test_stop_a_worker_after_its_current_task(reader):
+@pytest.mark.parametrize("name", ["worker", "my_worker"])
+def test_stop_a_worker_after_its_current_task(reader, name):
+    polite, tasks = steps("Stop a worker after its current task")
     reader.save("polite_worker.py")
-    polite = reader.start("python polite_worker.py")
-    typed = """\
-python new_task.py first....................
-python new_task.py second
-pkill -f polite_worker.py"""
-    assert f"{typed}\n" in blocks("sh")  # not run: it would end a reader's workers, too
-    with open_channel(reader.broker.url) as channel:
-        channel.basic_publish("", "task_queue", b"first.....")
-        channel.basic_publish("", "task_queue", b"second")
-    polite.wait_for(" [x] Received")
-    polite.terminate()
-    assert polite.wait() == 0
-    assert polite.out == [WAITING, " [x] Received 'first.....'", " [x] Done"]
-    wait_until(lambda: reader.queue() == "1 0", "the second task waits")
-    idle = reader.start("python polite_worker.py")
-    idle.wait_for(" [x] Done")
-    idle.terminate()
-    assert idle.wait() == 0
-    assert_quiet(polite, idle)
+    reader.save("my_worker.py")
+    script = reader.folder / "polite_worker.py"
+    script.write_text(script.read_text().replace("import worker\n", f"import {name} as worker\n"))
+    worker = reader.start(polite)
+    number = worker.wait_for("Process id: ").split()[-1]
+    first, second, kill = tasks.splitlines()
+    task = '{"id": 1, "seconds": 20}'
+    reader.type_in(first if name == "worker" else f"mkdir reports\npython new_task.py '{task}'")
+    worker.wait_for(" [x] Received")
+    reader.type_in(f"{second}\n{kill.replace('NUMBER', number)}")
+    assert worker.wait() == 0
+    assert worker.out[-1] == " [x] Done"
+    assert_quiet(worker)
+    assert queue(reader) == (1, 0)
 
 
-def test_run_ten_workers(reader):
-    command, *_ = blocks("sh", section("Run ten workers, and keep them running"))
-    assert "xargs -P 10" in command
-    shell = subprocess.Popen(
-        ["sh", "-c", f"{command.strip()} > lines"],
-        cwd=reader.folder,
-        env=reader.environment,
-        start_new_session=True,
-    )
-    lines = reader.folder / "lines"
-    try:
-        wait_until(lambda: lines.exists() and lines.read_text().count(WAITING) == 10, "ten wait")
-    finally:
-        os.killpg(shell.pid, signal.SIGINT)  # as a terminal does: to each process of the command
-        shell.wait()
-    expected = [f"worker {number}:{WAITING}" for number in range(1, 11)]
-    assert sorted(lines.read_text().splitlines()) == sorted(expected)
-    with open_channel(reader.broker.url) as channel:
-        wait_until(
-            lambda: channel.queue_declare("task_queue", passive=True).method.consumer_count == 0,
-            "CTRL+C has ended all workers",
-        )
+def test_a_polite_worker_stops_although_its_connection_is_lost(reader):
+    polite, _tasks = steps("Stop a worker after its current task")
+    reader.save("polite_worker.py")
+    worker = reader.start(polite)
+    reader.type_in("python new_task.py first........")
+    worker.wait_for(" [x] Received")
+    reader.broker.rabbitmqctl("close_all_connections", "maintenance")
+    worker.terminate()
+    assert worker.wait() == 0
+    assert messages_ready(reader.broker.url) == 1
 
 
-def test_the_command_of_the_systemd_unit_prints_each_line_at_once(reader):
-    """systemd cannot run here. What it reads of a worker comes through a pipe or a file, too."""
-    (text,) = blocks("ini", section("Run ten workers, and keep them running"))
+def test_a_polite_worker_passes_sigterm_on_to_the_programs_of_its_work(reader):
+    """They do not ignore it: a pool, or subprocess.terminate(), would hang."""
+    polite, _tasks = steps("Stop a worker after its current task")
+    reader.save("polite_worker.py")
+    script = reader.folder / "worker.py"
+    child = "import subprocess; p = subprocess.Popen(['sleep', '1000']); p.terminate(); p.wait()"
+    script.write_text(script.read_text().replace('time.sleep(body.count(b"."))', child))
+    worker = reader.start(polite)
+    reader.type_in("python new_task.py first")
+    worker.wait_for(" [x] Done")
+    worker.terminate()
+    assert worker.wait() == 0
+
+
+def test_work_for_longer_than_five_minutes(start_broker, tmp_path_factory):
+    title = "Work for longer than five minutes"
+    _to_etc, ask, told = steps(title)  # this broker has its own settings
+    (setting,) = page.blocks("ini", page.sections()[title])
+    reader = page.Reader(start_broker(setting), tmp_path_factory.mktemp("reader"))
+    assert reader.type_in(ask) == told
+
+
+def test_keep_ten_workers_running_with_systemd(reader):
+    """systemd does not run here. What it reads of a worker comes through a pipe or a file, too."""
+    _copy, _start, _stop = steps("Keep ten workers running, with systemd")
     unit = configparser.ConfigParser(interpolation=None)
-    unit.read_string(text)
+    unit.read_string(page.file("worker@.service"))
     environment = dict(pair.split("=", 1) for pair in unit["Service"]["Environment"].split())
     assert environment.pop("AMQP_URL") == "amqp://127.0.0.1"
     python, *arguments = unit["Service"]["ExecStart"].split()
@@ -403,157 +339,75 @@ def test_the_command_of_the_systemd_unit_prints_each_line_at_once(reader):
         worker.wait()
 
 
-def test_work_for_longer_than_five_minutes(start_broker, tmp_path_factory):
-    shown = section("Work for longer than five minutes")
-    reader = Reader(start_broker(*blocks("ini", shown)), tmp_path_factory.mktemp("reader"))
-    printed = reader.type_in("rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'")
-    assert blocks("console", shown) == [printed]
-
-
-def test_let_tasks_expire(reader_of_own):
-    reader = reader_of_own
-    reader.type_in(
-        "rabbitmqctl set_policy expire '^task_queue$' '{\"message-ttl\":10000}' --apply-to queues"
-    )
-    assert reader.type_in("python new_task.py too late") == " [x] Sent 'too late'\n"
-    wait_until(lambda: reader.queue() == "0 0", "the task is gone")
-    reader.type_in("rabbitmqctl clear_policy expire")
-
-
-def test_keep_the_queue_from_growing(reader_of_own):
-    reader = reader_of_own
-    reader.type_in(
-        "rabbitmqctl set_policy full '^task_queue$'"
-        ' \'{"max-length":1000,"overflow":"reject-publish"}\' --apply-to queues'
-    )
-    assert '{"max-length":1000,' in reader.broker.rabbitmqctl("list_policies")
-    reader.type_in("rabbitmqctl clear_policy full")
-
-
-def test_watch_the_queue_in_a_browser(reader_of_own):
-    reader = reader_of_own
-    reader.type_in("rabbitmq-plugins enable rabbitmq_management")
-    address = f"http://127.0.0.1:{reader.broker.management_port}"
-    login = base64.b64encode(b"guest:guest").decode()
-    request = urllib.request.Request(
-        f"{address}/api/whoami", headers={"Authorization": f"Basic {login}"}
-    )
-
-    def answer(wanted):
-        with contextlib.suppress(OSError), urllib.request.urlopen(wanted, timeout=5) as answered:
-            return answered.read().decode()
-        return ""
-
-    wait_until(lambda: "RabbitMQ Management" in answer(f"{address}/"), "the page is there")
-    assert '"guest"' in answer(request)
-    reader.type_in("rabbitmq-plugins disable rabbitmq_management")
-
-
 def test_use_another_host_port_or_login(reader_of_own):
-    reader = reader_of_own
-    reader.type_in(
-        "rabbitmqctl add_vhost jobs\n"
-        "rabbitmqctl add_user alice secret\n"
-        "rabbitmqctl set_permissions -p jobs alice '.*' '.*' '.*'"
-    )
-    printed = reader.type_in(
-        "export AMQP_URL='amqp://alice:secret@127.0.0.1:5672/jobs'", "python new_task.py Hello..."
-    )
-    assert printed == " [x] Sent 'Hello...'\n"
-    assert reader.type_in("rabbitmqctl -q list_queues -p jobs").endswith("task_queue\t1\n")
-    assert "unset AMQP_URL\n" in blocks("sh")
+    alice, send, _certificate = steps("Use another host, port or login")  # tested in test_tls.py
+    reader_of_own.type_in(alice)
+    sent, *_, listed = reader_of_own.type_in(send).splitlines()
+    assert sent == " [x] Sent 'Hello...'"
+    assert listed == "task_queue\t1"
 
 
 def test_use_several_machines(reader_of_own):
-    reader = reader_of_own
-    reader.type_in(
-        "rabbitmqctl add_vhost safe --default-queue-type quorum\n"
-        "rabbitmqctl set_permissions -p safe guest '.*' '.*' '.*'"
-    )
-    reader.type_in("AMQP_URL=amqp://127.0.0.1/safe python new_task.py Hello...")
-    listed = reader.type_in("rabbitmqctl -q list_queues -p safe name type")
-    assert listed.endswith("task_queue\tquorum\n")
-    reader.type_in("rabbitmqctl delete_user guest")
-    assert "guest" not in reader.broker.rabbitmqctl("list_users", "--no-table-headers")
+    delete_guest, _docker, safe, shown = steps("Use several machines")  # guest only: no Docker
+    assert reader_of_own.type_in(safe).endswith(shown.split("\n", 1)[1])
+    reader_of_own.type_in(delete_guest)
+    assert reader_of_own.broker.rabbitmqctl("list_users", "--no-table-headers").split() == []
 
 
-def test_clean_up_deletes_what_the_page_has_made(reader_of_own):
+def test_clean_up_on_debian_or_ubuntu(reader_of_own):
     reader, broker = reader_of_own, reader_of_own.broker
+    delete, _remove_rabbitmq = steps("Clean up on Debian or Ubuntu")  # a reader may need it
     with open_channel(broker.url) as channel:
-        for queue in ("task_queue", "failed_tasks", "retry_later", "mine"):
-            channel.queue_declare(queue, durable=True)
-    for policy in ("failed", "retry", "expire", "full"):
+        for name in ("task_queue", "failed_tasks", "next_queue", "mine"):
+            channel.queue_declare(name, durable=True)
+    for policy in ("full", "expire"):
         broker.rabbitmqctl("set_policy", policy, "nothing", '{"max-length":1}')
     for vhost in ("jobs", "safe"):
         broker.rabbitmqctl("add_vhost", vhost)
     broker.rabbitmqctl("add_user", "alice", "secret")
-    reader.type_in(
-        "rabbitmqctl delete_queue task_queue\n"
-        "rabbitmqctl delete_queue failed_tasks\n"
-        "rabbitmqctl delete_queue retry_later\n"
-        "rabbitmqctl clear_policy failed\n"
-        "rabbitmqctl clear_policy retry\n"
-        "rabbitmqctl clear_policy expire\n"
-        "rabbitmqctl clear_policy full\n"
-        "rabbitmqctl delete_vhost jobs\n"
-        "rabbitmqctl delete_vhost safe\n"
-        "rabbitmqctl delete_user alice"
-    )
+    reader.type_in(delete)
     assert broker.rabbitmqctl("list_queues", "--no-table-headers", "name").split() == ["mine"]
     assert broker.rabbitmqctl("list_policies", "--no-table-headers").split() == []
     assert broker.rabbitmqctl("list_vhosts", "--no-table-headers").split() == ["/"]
     assert "alice" not in broker.rabbitmqctl("list_users", "--no-table-headers")
 
 
+def test_debian_or_ubuntu():
+    _install, rabbitmqctl = steps("Debian or Ubuntu")  # it would change the machine
+    shell = f"{rabbitmqctl}sudo() {{ echo sudo \"$@\"; }}\nrabbitmqctl -q list_users 'a  b'"
+    printed = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+    assert printed.stdout == "sudo rabbitmqctl -q list_users a  b\n"
+
+
 # The page itself
 
 
-@pytest.mark.parametrize("listing", blocks("python", page.chapter("The tutorial")))
-def test_a_listing_stands_in_a_script(listing):
-    assert any(listing in (ROOT / name).read_text() for name in ("new_task.py", "worker.py"))
+def test_each_listing_stands_in_a_script():
+    scripts = [(ROOT / name).read_text() for name in ("new_task.py", "worker.py")]
+    lessons = page.TEXT.split("\n## The tutorial\n")[1].split("\n## Your own work\n")[0]
+    for listing in page.blocks("python", lessons):
+        parts = re.split(r"^ *…\n", listing, flags=re.MULTILINE)
+        assert any(all(part in script for part in parts) for script in scripts), listing
 
 
-def test_the_picture_shows_what_the_scripts_print(broker, start_worker, start_script):
-    shown = lines_of(ROOT / ".github" / "tutorial.svg")
-    commands = [line for line in shown if re.fullmatch(r"\$ python new_task\.py .*\.", line)]
-    tasks = sorted({line.removeprefix("$ python new_task.py ") for line in commands}, key=len)
-    tasks = [task for task in tasks if f" [x] Sent {task!r}" in shown]
-    workers = [start_worker(broker.url), start_worker(broker.url)]
-    printed = set()
-    with frozen(*workers):
-        for task in ("First message.", "Second message..", "Third message...", "Survive me....."):
-            assert task in tasks
-            new_task = start_script("new_task.py", *task.split(), AMQP_URL=broker.url)
-            assert new_task.wait() == 0
-            printed.update(new_task.out)
-    workers[1].wait_for("Survive me.....")
-    workers[1].ctrl_c()
-    workers[0].wait_for("Survive me.....")
-    workers[0].wait_for(" [x] Done", 3)
-    printed.update(*(worker.out for worker in workers))
-    assert printed == {line for line in shown if line.startswith(" [")}
+def test_each_section_and_each_row_of_errors_has_a_test():
+    """A test with its name. (One that is only skipped here is collected, too.)"""
+    command = "-m pytest -c pytest.ini -o addopts= -p no:cacheprovider --collect-only -q ."
+    collected = subprocess.run(
+        [sys.executable, *command.split()], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+    ).stdout
 
+    def slug(words):
+        return re.sub(r"\W+", "_", words).strip("_").lower()
 
-def test_each_row_of_the_tables_of_errors_has_its_test():
-    tests = "".join(test.read_text() for test in (ROOT / "tests").glob("test_*.py"))
-    for words, *_ in page.rows():
-        for word in re.findall(r"`([^`]+)`", words):
-            assert f'documented("{word}")' in tests, f"no test makes {word}"
-
-
-# What a test cannot run here, since it would change the machine; or runs in another way.
-UNTRIED = re.compile(
-    r"sudo |brew |export PATH=|epmd -kill|docker |rm Dockerfile|tests/record\.sh|python3 |"
-    r"\.venv/bin/|\. \.venv/bin/|rabbitmqctl\(\)|rabbitmq-plugins\(\)|seq 10"
-)
-
-
-def test_each_command_of_the_page_stands_in_a_test():
-    tests = "".join(test.read_text() for test in (ROOT / "tests").rglob("*.py"))
-    for command in "".join(blocks("sh")).splitlines():
-        if not UNTRIED.match(command):
-            begin = command.split(" '{")[0]  # JSON is quoted in another way there
-            assert begin in tests, f"no test runs {command}"
+    tests = slug(collected)
+    for title in page.sections():
+        if steps(title) and "not tried" not in title:
+            assert f"test_{slug(title)}_" in tests, f"no test of {title!r}"
+    chapter = page.TEXT.split("\n## When something goes wrong\n")[1].split("\n## ")[0]
+    for first_cell in re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE):
+        for words in re.findall(r"`([^`]+)`", first_cell):
+            assert f"_{slug(words)}_" in tests, f"no test of {words!r}"
 
 
 def test_the_links_of_the_page_lead_somewhere():

@@ -32,29 +32,34 @@ def get_message(url: str) -> bytes:
         return bytes(channel.basic_get("task_queue", auto_ack=True)[2])
 
 
-def delete_queue(url: str) -> None:
-    """Delete task_queue, if it is there."""
+def delete_queue(url: str, *names: str) -> None:
+    """Delete task_queue, or the queues of these names, where they are there."""
     with open_channel(url) as channel:
-        channel.queue_delete("task_queue")
+        for name in names or ("task_queue",):
+            channel.queue_delete(name)
 
 
-def wait_until_queues_are_on_disk(broker: Broker) -> None:
+def wait_until_queues_are_on_disk(broker: Broker, *quorum_queues: str) -> None:
     """Wait until each queue that RabbitMQ has declared is on disk: it answers a moment before.
 
     RabbitMQ writes queues and exchanges down in the order of their declaration. So this declares
     an exchange, and looks for its name in the files of the node. (Not a queue: its deletion is
-    answered a moment too early, too, and a test would find the queue after the next kill.)
+    answered a moment too early, too, and a test would find the queue after the next kill.) A
+    quorum queue, named here as `VHOST_QUEUE`, stands in one more file, which is written later.
     """
     name = f"last-{uuid.uuid4()}"
+
+    def stands(words: str, *files: str) -> bool:
+        return any(
+            words.encode() in file.read_bytes()
+            for file in (broker.home / "data").rglob("*")
+            if file.name.endswith(files) and file.is_file()
+        )
+
     with open_channel(broker.url) as channel:
         channel.exchange_declare(name, durable=True)
         logs = ("LATEST.LOG", ".DCL", ".DCD", ".wal")  # of Mnesia, and of Khepri
-        wait_until(
-            lambda: any(
-                name.encode() in file.read_bytes()
-                for file in (broker.home / "data").rglob("*")
-                if file.name.endswith(logs) and file.is_file()
-            ),
-            "the new exchange is on disk",
-        )
+        wait_until(lambda: stands(name, *logs), "the new exchange is on disk")
         channel.exchange_delete(name)
+    for queue in quorum_queues:
+        wait_until(lambda: stands(queue, "names.dets"), f"{queue} is on disk")  # noqa: B023

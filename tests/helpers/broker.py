@@ -103,7 +103,7 @@ class Broker:
     def url(self) -> str:
         return f"amqp://127.0.0.1:{self.port}"
 
-    def start(self, limit: float = 280) -> None:
+    def start(self, limit: float = 100) -> None:
         """Start the node, and wait until it takes connections.
 
         Raises RuntimeError with the end of what the node printed when it has ended, or when it has

@@ -1,52 +1,134 @@
-"""The README as the tests read it: its blocks, its tables, the files that it shows."""
+"""The README as the tests read it, and somebody who follows it."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+from helpers.broker import SERVER, Broker
+from helpers.script import WAITING, Script
 from helpers.setup import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLD = re.compile(r"<details[^>]*><summary>[^\n]*<b>([^\n]*)</b>.*?\n</details>", re.DOTALL)
+
+
+def sections() -> dict[str, str]:
+    """The text under each heading, and in each fold with a bold title, which is not in both."""
+    found = {fold[1]: fold[0] for fold in FOLD.finditer(TEXT)}
+    code = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)  # whose comments begin with # too
+    unfolded = FOLD.sub("", TEXT)
+    outline = code.sub(lambda block: block[0].replace("#", "_"), unfolded)
+    headings = list(re.finditer(r"^#+ (.*)$", outline, re.MULTILINE))
+    ends = [heading.start() for heading in headings[1:]] + [len(unfolded)]
+    for heading, end in zip(headings, ends):
+        found[heading[1]] = unfolded[heading.end() : end]
+    return found
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
-    """The fenced code blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    """The fenced code blocks in one of these languages (`sh|console`), in order."""
+    return re.findall(rf"^```(?:{language})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def section(title: str) -> str:
-    """What stands under this heading or fold, up to the next one of any kind."""
-    heading = rf"^(?:#+ {re.escape(title)}$|<details.*<b>{re.escape(title)}</b>.*$)"
-    end = r"^(?:#+ |<details)"
-    found = re.split(heading, TEXT, maxsplit=1, flags=re.MULTILINE)
-    assert len(found) == 2, f"no heading {title!r}"
-    return re.split(end, found[1], maxsplit=1, flags=re.MULTILINE)[0]
+def steps(title: str) -> list[str]:
+    """What a section has its reader type, and what it shows, in order: unpack it.
 
-
-def chapter(title: str) -> str:
-    """What stands under this heading `##`, with its lessons and folds."""
-    return TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    So Python itself says when a block is missing or left over, and ruff when one is not used.
+    """
+    return blocks("sh|console|text", sections()[title])
 
 
 def file(name: str) -> str:
     """A file that the page shows: the first block after `Save this as `NAME``."""
-    return blocks(r"\w+", TEXT.split(f"Save this as `{name}`")[1])[0]
-
-
-def rows() -> list[list[str]]:
-    """The cells of the tables of errors, without their heads."""
-    tables = chapter("When something goes wrong").splitlines()
-    lines = [line for line in tables if line.startswith("| `")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def documented(words: str) -> str:
-    """These words. Fails where they do not stand in the first column of the tables of errors."""
-    assert any(f"`{words}`" in cells[0] for cells in rows()), f"no row for {words}"
-    return words
+    return blocks(r"\w+", re.split(rf"[Ss]ave this as `{re.escape(name)}`", TEXT)[1])[0]
 
 
 def orders(picture: str) -> dict[str, str]:
     """In which order each worker of a picture does its tasks: {"worker 1": "135", ...}."""
     rows = re.findall(r"^(worker \d) \| ([\d ]+)$", picture, re.MULTILINE)
     return {worker: re.sub(r"(\d)\1+", r"\1", row.replace(" ", "")) for worker, row in rows}
+
+
+class Reader:
+    """Somebody who follows the page, in a folder with the two scripts, on this broker.
+
+    For this reader, 127.0.0.1 is that broker, and `sudo` needs no password.
+    """
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.broker, self.folder = broker, folder
+        self._started: list[Script] = []
+        for script in ("new_task.py", "worker.py"):
+            shutil.copy(ROOT / script, folder)
+        tools = {
+            tool: f'{Path(SERVER).with_name(tool)} --node {broker.node} "$@"'
+            for tool in ("rabbitmqctl", "rabbitmq-plugins")
+        }
+        (folder / "bin").mkdir()
+        for tool, command in {**tools, "sudo": '"$@"'}.items():
+            (folder / "bin" / tool).write_text(f"#!/bin/sh\nexec {command}\n")
+            (folder / "bin" / tool).chmod(0o755)
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{broker.environment['PATH']}"
+        self.environment = {**broker.environment, "PATH": path, "AMQP_URL": broker.url}
+
+    def _run(self, block: str) -> subprocess.CompletedProcess[str]:
+        here = f"127.0.0.1:{self.broker.port}"
+        return subprocess.run(
+            ["sh", "-ec", re.sub(r"(?<=[/@])127\.0\.0\.1(:5672)?(?=/)", here, block)],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
+    def type_in(self, block: str) -> str:
+        """Run a block in console 3. Returns what it prints on stdout.
+
+        Raises RuntimeError with what it said where a command fails.
+        """
+        ended = self._run(block)
+        if ended.returncode:
+            raise RuntimeError(f"{block}{ended.stdout}{ended.stderr}")
+        return ended.stdout
+
+    def error_of(self, block: str) -> str:
+        """Run a block that ends with an error. Returns the last line of that.
+
+        Raises RuntimeError where no command fails.
+        """
+        ended = self._run(block)
+        if not ended.returncode:
+            raise RuntimeError(f"no error: {block}")
+        return ended.stderr.splitlines(keepends=True)[-1]
+
+    def start(self, block: str) -> Script:
+        """Run a block that ends with `python SCRIPT`, in console 1 or 2, and wait for its worker.
+
+        Raises RuntimeError where a command fails, or the worker ends.
+        """
+        *before, last = block.splitlines(keepends=True)
+        if before:
+            self.type_in("".join(before))
+        python, *command = last.split()
+        assert python == "python", block
+        return self.run(*command, wait_for=WAITING)
+
+    def run(self, *command: str, wait_for: str) -> Script:
+        """Run Python with these arguments, and wait until it prints a line."""
+        script = Script(*command, directory=self.folder, AMQP_URL=self.broker.url)
+        self._started.append(script)
+        script.wait_for(wait_for)
+        return script
+
+    def save(self, name: str) -> None:
+        """Save a file that the page shows."""
+        (self.folder / name).write_text(file(name))
+
+    def close(self) -> None:
+        for script in self._started:
+            script.kill()

@@ -30,6 +30,7 @@ class Proxy:
         self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.reached = threading.Event()
         self._go_on = threading.Event()
+        self._closed = False
         self._sockets: list[socket.socket] = []
         self._passing: list[threading.Thread] = []
         self._accepting = threading.Thread(target=self._accept, daemon=True)
@@ -42,6 +43,7 @@ class Proxy:
     def close(self) -> None:
         """Take no more connections, cut those that there are, and wait until all is over."""
         self._go_on.set()
+        self._closed = True
         self._shut_down(self._listener)
         self._accepting.join()
         self._shut_down(*self._sockets)
@@ -51,15 +53,19 @@ class Proxy:
             one.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener is shut down
-            while True:
+        while True:
+            try:
                 script, _ = self._listener.accept()
-                broker = self._connect()
-                self._sockets += [script, broker]
-                for ends in ((script, broker), (broker, script)):
-                    thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
-                    thread.start()
-                    self._passing.append(thread)
+            except OSError:
+                if self._closed:
+                    return
+                raise
+            broker = self._connect()
+            self._sockets += [script, broker]
+            for ends in ((script, broker), (broker, script)):
+                thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
+                thread.start()
+                self._passing.append(thread)
 
     def _connect(self) -> socket.socket:
         """A connection to the next broker that takes one; a closed one where none does."""

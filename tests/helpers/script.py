@@ -17,10 +17,10 @@ from helpers.setup import ROOT
 
 WAITING = " [*] Waiting for messages. To exit press CTRL+C"
 NO_CONNECTION = " [!] No connection to RabbitMQ at "
-LOST = " [!] Lost the connection to RabbitMQ at "
+LOST = " [!] Lost the connection to RabbitMQ: "
 TRACEBACK = "Traceback (most recent call last):"
 
-LIMIT = 120  # seconds: far more than anything here takes on a slow machine
+LIMIT = 100  # seconds: far more than anything here takes on a slow machine
 
 
 class Script:
@@ -32,6 +32,7 @@ class Script:
     def __init__(
         self,
         *command: str | Path,
+        python: str | Path = sys.executable,
         directory: Path = ROOT,
         on_line: Callable[[str], None] = lambda line: None,
         **environment: str,
@@ -41,7 +42,7 @@ class Script:
         self._command, self._on_line = command, on_line
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, *command],
+            [python, *command],
             cwd=directory,
             # Into a pipe Python prints in blocks; a terminal shows each line at once.
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
