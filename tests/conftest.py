@@ -126,8 +126,8 @@ def start_script():
     """Starts a script: start_script("worker.py", AMQP_URL=...)."""
     started = []
 
-    def start(*command, **environment):
-        started.append(Script(*command, **environment))
+    def start(*command, **more):
+        started.append(Script(*command, **more))
         return started[-1]
 
     yield start

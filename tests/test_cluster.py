@@ -7,8 +7,6 @@ from helpers.amqp import messages_ready
 from helpers.proxy import PUBLISH
 from helpers.script import WAITING, assert_silent, done, wait_until
 
-TASKS = [f"task {number}{'.' * (number % 3)}" for number in range(20)]
-
 
 def leader(nodes):
     """The node that leads task_queue."""
@@ -33,9 +31,10 @@ def test_a_cluster_loses_a_node_and_no_task(quorum_cluster, start_proxy, start_s
     for worker in workers:
         worker.wait_for(WAITING)
     sent = []
-    for number, task in enumerate(TASKS):
+    for number in range(20):
         if number == 8:
             leader(quorum_cluster).kill()
+        task = f"task {number}{'.' * (number % 3)}"
         if start_script("new_task.py", task, AMQP_URL=url).wait() == 0:
             sent.append(repr(task))
     assert len(sent) >= 15
@@ -57,20 +56,3 @@ def test_new_task_waits_for_a_majority(quorum_cluster, start_proxy, start_script
     others[0].start()
     new_task.wait_for(" [x] Sent 'patience'")
     assert new_task.wait() == 0
-
-
-def test_an_overdue_task_of_a_quorum_queue_is_not_lost(start_broker, start_worker, send):
-    """The worker ends with RabbitMQ's words; RabbitMQ 4.3 has none, and delivers it again."""
-    broker = start_broker("consumer_timeout = 1000\n")
-    url = broker.add_vhost("quorum", "--default-queue-type", "quorum")
-    send(url, "too long...")
-    worker = start_worker(url)
-    if broker.version() < (4, 3):
-        worker.wait_for("delivery acknowledgement")
-        assert worker.wait() == 1
-        broker.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
-        worker = start_worker(url)
-    else:
-        worker.wait_for(" [x] Received", 2)
-        broker.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
-    wait_until(lambda: worker.out[-1] == " [x] Done" and messages_ready(url) == 0, "it is done")

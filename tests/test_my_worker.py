@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import uuid
 
 import pika
@@ -17,7 +16,6 @@ from helpers.script import (
     LOST,
     NO_CONNECTION,
     WAITING,
-    Script,
     assert_quiet,
     assert_traceback,
     wait_until,
@@ -25,6 +23,37 @@ from helpers.script import (
 from pika.exceptions import AMQPError
 
 MOVED = " [x] Moved to failed_tasks"
+FAILS, HANGS = b'{"id": 1, "seconds": -1}', b'{"id": 1, "seconds": 1000}'
+WORKS = b'{"id": 2, "seconds": 0}'
+
+
+@pytest.fixture
+def start_my_worker(start_script, tmp_path):
+    """Starts my_worker.py, in which each first text is replaced by its second.
+
+    Waits until it prints `wait_for`.
+    """
+    (tmp_path / "reports").mkdir()
+
+    def start(url, *changes, wait_for=WAITING):
+        text = page.file("my_worker.py")
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (tmp_path / "my_worker.py").write_text(text)
+        worker = start_script("my_worker.py", directory=tmp_path, AMQP_URL=url)
+        worker.wait_for(wait_for)
+        return worker
+
+    return start
+
+
+def waits(*seconds):
+    return "[0, 10, 10, 10, 10]", repr([0, *seconds])
+
+
+def work(line):
+    return 'time.sleep(task["seconds"])', line
 
 
 @pytest.fixture(params=["classic", "quorum"])
@@ -34,46 +63,20 @@ def jobs(broker, request):
     return broker.add_vhost(name, "--default-queue-type", request.param)
 
 
-@pytest.fixture
-def my_worker(tmp_path):
-    """Makes my_worker.py, with other numbers, or with other work: `work="raise OSError"`."""
-
-    def make(waits="[0, 600]", limit=240, work=""):
-        text = page.file("my_worker.py")
-        text = re.sub(r"^WAITS = .*$", f"WAITS = {waits}", text, flags=re.MULTILINE)
-        text = re.sub(r"^LIMIT = \d+", f"LIMIT = {limit}", text, flags=re.MULTILINE)
-        if work:
-            text = text.replace('    time.sleep(task["seconds"])\n', f"    {work}\n")
-        (tmp_path / "my_worker.py").write_text(text)
-        (tmp_path / "reports").mkdir(exist_ok=True)
-        return tmp_path / "my_worker.py"
-
-    return make
-
-
-@pytest.fixture
-def start_my_worker(tmp_path):
-    """Starts my_worker.py in its own folder."""
-    started = []
-
-    def start(script, url, wait_for=WAITING):
-        started.append(Script(script, directory=tmp_path, AMQP_URL=url))
-        started[-1].wait_for(wait_for)
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
-
-
 def publish(url, *bodies):
-    """Send tasks, each confirmed."""
+    """Send tasks, and wait until they are stored."""
     with open_channel(url) as channel:
         channel.queue_declare("task_queue", durable=True)
         channel.confirm_delivery()
-        persistent = pika.BasicProperties(delivery_mode=2)
         for body in bodies:
-            channel.basic_publish("", "task_queue", body, persistent)
+            channel.basic_publish("", "task_queue", body, pika.BasicProperties(delivery_mode=2))
+
+
+def wait_until_on_disk(broker, url):
+    """Wait until the queues of this virtual host are on disk."""
+    vhost = url.rpartition("/")[2]
+    names = (f"{vhost}_task_queue", f"{vhost}_failed_tasks")
+    wait_until_queues_are_on_disk(broker, *names if vhost.startswith("quorum") else ())
 
 
 def take_all(url, queue):
@@ -86,25 +89,16 @@ def take_all(url, queue):
 
 def kept(url, folder):
     """The ids of the tasks that are done, in task_queue, or in failed_tasks."""
-    wait_until(lambda: answers(url), "the queues answer")
+
+    def answers():
+        with contextlib.suppress(AMQPError), open_channel(url) as channel:
+            channel.basic_get("task_queue")
+            return channel.basic_get("failed_tasks")
+
+    wait_until(answers, "RabbitMQ has its queues again: quorum queues take a moment longer")
     waiting = take_all(url, "task_queue") + take_all(url, "failed_tasks")
     done = {int(report.stem) for report in (folder / "reports").glob("*.txt")}
     return done | {json.loads(body)["id"] for body, _ in waiting}
-
-
-def wait_until_on_disk(broker, url):
-    """Wait until both queues of this virtual host are on disk."""
-    vhost = url.rpartition("/")[2]
-    names = (f"{vhost}_task_queue", f"{vhost}_failed_tasks")
-    wait_until_queues_are_on_disk(broker, *names if vhost.startswith("quorum") else ())
-
-
-def answers(url):
-    """Whether both queues have come back after a start: a quorum queue takes a moment longer."""
-    with contextlib.suppress(AMQPError), open_channel(url) as channel:
-        for queue in ("task_queue", "failed_tasks"):
-            channel.basic_get(queue)
-        return True
 
 
 def test_your_own_work(reader):
@@ -133,7 +127,6 @@ def test_look_at_the_failed_tasks_and_send_them_again(reader):
     assert reader.type_in(look) == shown
     assert reader.type_in(resend) == shown
     worker.wait_for(MOVED, 2)
-    wait_until(lambda: reader.broker.messages() == 0, "it is acknowledged")
     reader.type_in(purge)
     assert reader.type_in(look) == "Tasks: 0\n"
 
@@ -157,72 +150,55 @@ def test_looking_at_a_failed_task_neither_loses_nor_changes_it(reader_of_own):
     assert [body for body, _ in take_all(url, "task_queue")] == [b"\xff\nTasks: 0"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"[]", b"1", b"{}", b'{"id": 1}', b'{"id": "x", "seconds": 0}', b"\xff" * 900_000],
-    ids=lambda body: repr(body[:20]),
-)
-def test_a_wrong_task_is_moved_at_once(broker, start_my_worker, my_worker, body):
+def test_a_wrong_task_is_moved_at_once(broker, start_my_worker):
     """And the worker goes on. (The error of the last one holds all its letters.)"""
-    worker = start_my_worker(my_worker(), broker.url)
-    publish(broker.url, body, b'{"id": 2, "seconds": 0}')
+    wrong = [b"", b"[]", b"1", b"{}", b'{"id": 1}', b'{"id": "x", "seconds": 0}', b"\xff" * 900_000]
+    worker = start_my_worker(broker.url)
+    publish(broker.url, *wrong, WORKS)
     worker.wait_for(" [x] Done")
-    assert sum(" [x] Failed" in line for line in worker.out) == 1
-    wait_until(lambda: broker.messages() == 0, "both are acknowledged")
-    ((moved, headers),) = take_all(broker.url, "failed_tasks")
-    assert moved == body
-    assert "Error(" in headers["error"]
+    wait_until(lambda: broker.messages() == 0, "all are acknowledged")
+    moved = take_all(broker.url, "failed_tasks")
+    assert [body for body, _ in moved] == wrong
+    assert all("Error(" in headers["error"] for _, headers in moved)
     assert_quiet(worker)
 
 
-def test_a_failed_task_is_tried_as_often_as_waits_says(broker, start_my_worker, my_worker):
-    script = my_worker("[0, 1, 1]", work="raise OSError('my own')")
-    worker = start_my_worker(script, broker.url)
-    publish(broker.url, b'{"id": 1}')
+def test_a_failed_task_is_tried_again_and_then_moved_with_its_error(broker, start_my_worker):
+    """Its worker says meanwhile that it is alive, or RabbitMQ would give the task to another."""
+    impatient = ("heartbeat = 300", "heartbeat = 2")
+    worker = start_my_worker(broker.url, impatient, waits(10, 0), work("raise OSError('mine')"))
+    publish(broker.url, FAILS)
     worker.wait_for(MOVED)
-    assert worker.out[2:] == [" [x] Failed: OSError('my own')"] * 3 + [MOVED]
-    assert take_all(broker.url, "failed_tasks") == [(b'{"id": 1}', {"error": "OSError('my own')"})]
-
-
-def test_a_worker_that_waits_says_that_it_is_alive(broker, start_my_worker, my_worker):
-    """Else RabbitMQ would give its task to another worker, which it does after the heartbeat."""
-    script = my_worker("[0, 10, 0]", work="raise OSError")
-    script.write_text(script.read_text().replace("heartbeat = 300", "heartbeat = 2"))
-    worker = start_my_worker(script, broker.url)
-    publish(broker.url, b'{"id": 1}')
-    worker.wait_for(MOVED)
+    assert worker.out[2:] == [" [x] Failed: OSError('mine')"] * 3 + [MOVED]
     assert_quiet(worker)
+    assert take_all(broker.url, "failed_tasks") == [(FAILS, {"error": "OSError('mine')"})]
 
 
-def test_a_task_that_never_ends_is_interrupted(broker, start_my_worker, my_worker):
-    worker = start_my_worker(my_worker("[0, 0]", limit=1), broker.url)
-    publish(broker.url, b'{"id": 1, "seconds": 1000}', b'{"id": 2, "seconds": 0}')
+def test_a_task_that_never_ends_is_interrupted(broker, start_my_worker):
+    worker = start_my_worker(broker.url, waits(0), ("LIMIT = 240", "LIMIT = 1"))
+    publish(broker.url, HANGS, WORKS)
     worker.wait_for(" [x] Done")
-    assert worker.out.count(" [x] Failed: TimeoutError('more than 1 seconds')") == 2
-    ((_, headers),) = take_all(broker.url, "failed_tasks")
-    assert headers == {"error": "TimeoutError('more than 1 seconds')"}
+    error = "TimeoutError('more than 1 seconds')"
+    assert worker.out.count(f" [x] Failed: {error}") == 2
+    assert take_all(broker.url, "failed_tasks") == [(HANGS, {"error": error})]
 
 
-@pytest.mark.parametrize("why", ["full", "deleted"])
-def test_a_task_that_failed_tasks_does_not_take_is_kept(
-    start_broker, start_my_worker, my_worker, why
-):
+@pytest.mark.parametrize(("why", "words"), [("full", "NackError"), ("gone", "UnroutableError")])
+def test_a_task_that_failed_tasks_does_not_take_is_kept(start_broker, start_my_worker, why, words):
     broker = start_broker()
-    worker = start_my_worker(my_worker(), broker.url)
+    worker = start_my_worker(broker.url)
     if why == "full":
         full = '{"max-length":0,"overflow":"reject-publish"}'
         broker.rabbitmqctl("set_policy", "full", "failed_tasks", full)
     else:
-        with open_channel(broker.url) as channel:
-            channel.queue_delete("failed_tasks")
-    publish(broker.url, b"oops")
-    assert_traceback(worker, {"full": "NackError", "deleted": "UnroutableError"}[why])
+        broker.rabbitmqctl("delete_queue", "failed_tasks")
+    publish(broker.url, FAILS)
+    assert_traceback(worker, words)
     assert MOVED not in worker.out
     wait_until(lambda: messages_ready(broker.url) == 1, "it is back in task_queue")
 
 
-# The moments at which a worker or RabbitMQ is killed, or the line is cut. The first task is done,
-# so that the ack of the second, which fails, is the only frame with delivery tag 2.
+# WORKS is done before, so that the ack of the task that FAILS is the only frame with this tag.
 MOMENTS = {
     "before the copy is sent": PUBLISH,
     "between confirm and ack": ACK + (2).to_bytes(8, "big"),
@@ -232,13 +208,13 @@ MOMENTS = {
 @pytest.mark.parametrize("victim", ["worker", "rabbitmq", "line"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_no_task_is_lost_on_its_way_to_failed_tasks(
-    broker, jobs, start_proxy, start_my_worker, my_worker, tmp_path, moment, victim
+    broker, jobs, start_proxy, start_my_worker, tmp_path, moment, victim
 ):
-    start_my_worker(my_worker(), jobs).kill()  # it has made the queues
-    publish(jobs, b'{"id": 1, "seconds": 0}', b'{"id": 2, "seconds": -1}')
+    start_my_worker(jobs).kill()  # it has made the queues
+    publish(jobs, WORKS, FAILS)
     wait_until_on_disk(broker, jobs)
     proxy = start_proxy(broker, moment=MOMENTS[moment], then="cut" if victim == "line" else "hold")
-    worker = start_my_worker(my_worker(), jobs.replace(broker.url, proxy.url))
+    worker = start_my_worker(jobs.replace(broker.url, proxy.url))
     assert proxy.reached.wait(100)
     if victim == "rabbitmq":
         broker.kill()
@@ -249,12 +225,9 @@ def test_no_task_is_lost_on_its_way_to_failed_tasks(
 
 
 @pytest.mark.parametrize("victim", ["worker", "rabbitmq"])
-def test_no_task_is_lost_while_its_worker_waits(
-    broker, jobs, start_my_worker, my_worker, tmp_path, victim
-):
-    script = my_worker("[0, 600]", work="raise OSError")
-    worker = start_my_worker(script, jobs)
-    publish(jobs, b'{"id": 1}')
+def test_no_task_is_lost_while_its_worker_waits(broker, jobs, start_my_worker, tmp_path, victim):
+    worker = start_my_worker(jobs, waits(600), work("raise OSError"))
+    publish(jobs, FAILS)
     wait_until_on_disk(broker, jobs)
     worker.wait_for(" [x] Failed")
     if victim == "rabbitmq":
@@ -266,79 +239,62 @@ def test_no_task_is_lost_while_its_worker_waits(
 
 
 def test_no_task_is_lost_while_hundreds_fail_and_everything_is_killed(
-    broker, jobs, start_my_worker, my_worker, tmp_path
+    broker, jobs, start_my_worker, tmp_path
 ):
-    script = my_worker("[0, 0.1]", work="if task['id'] % 3: raise OSError")
-    started = [start_my_worker(script, jobs) for _ in range(4)]
-    alive = list(started)
+    def start():
+        return start_my_worker(jobs, waits(0.1), work("if task['id'] % 3: raise OSError"))
+
+    workers = [start() for _ in range(4)]
     publish(jobs, *(f'{{"id": {number}, "seconds": 0}}'.encode() for number in range(300)))
     wait_until_on_disk(broker, jobs)
-
-    def replace(worker):
-        worker.kill()
-        alive.remove(worker)
-        alive.append(start_my_worker(script, jobs))
-        started.append(alive[-1])
-
-    def moved():
-        return sum(line == MOVED for worker in started for line in worker.out)
-
-    for number in range(20, 160, 20):
-        wait_until(lambda: moved() >= number, f"{number} tasks are moved")  # noqa: B023
-        if number % 60 == 0:
+    for count in range(20, 160, 20):
+        wait_until(
+            lambda: sum(worker.out.count(MOVED) for worker in workers) >= count,  # noqa: B023
+            f"{count} tasks are moved",
+        )
+        if count % 60:
+            workers[-4].kill()
+        else:
             broker.kill()
             broker.start()
-        else:
-            replace(alive[0])
-        for worker in [worker for worker in alive if not worker.is_running()]:
-            replace(worker)  # as systemd does: a quorum queue that has no leader yet sends a nack
+        # As systemd does. (One may have ended: a quorum queue without a leader sends a nack.)
+        workers += [start() for worker in workers[-4:] if not worker.is_running()]
     wait_until(lambda: messages_ready(jobs) == 0, "no task waits")
-    for worker in alive:
+    for worker in workers:
         worker.terminate()
         worker.wait()
     assert kept(jobs, tmp_path) == set(range(300))
 
 
 @pytest.mark.parametrize("moment", ["idle", "at work", "waiting", "connecting", "twice"])
-def test_sigterm_ends_it_at_once_and_keeps_the_task(
-    broker, start_proxy, start_my_worker, my_worker, moment
-):
-    script = my_worker(work="time.sleep(1000 if task['id'] else 1e400)")
-    proxy = start_proxy(broker, moment=HEADER, then="hold")
+def test_sigterm_ends_it_at_once_and_its_task_is_kept(broker, start_proxy, start_my_worker, moment):
+    url, line = broker.url, " [x] Received"
+    publish(url, *{"idle": [], "connecting": [], "waiting": [FAILS]}.get(moment, [HANGS]))
+    tasks = messages_ready(url)
     if moment == "connecting":
-        worker = start_my_worker(script, f"{proxy.url}?stack_timeout=1", wait_for=NO_CONNECTION)
-    else:
-        worker = start_my_worker(script, broker.url)
-    if moment in ("at work", "twice"):
-        publish(broker.url, b'{"id": 1}')
-        worker.wait_for(" [x] Received")
-    if moment == "waiting":
-        publish(broker.url, b'{"id": 0}')
-        worker.wait_for(" [x] Failed")
+        url = f"{start_proxy(broker, moment=HEADER, then='hold').url}?stack_timeout=1"
+    line = {"idle": WAITING, "connecting": NO_CONNECTION, "waiting": " [x] Failed"}.get(
+        moment, line
+    )
+    worker = start_my_worker(url, ("ValueError)", ")"), wait_for=line)
     worker.terminate()
     if moment == "twice":
         worker.terminate()
-    assert worker.wait() in ((0, 1, -15) if moment == "twice" else (0,))
-    if moment in ("at work", "waiting", "twice"):
-        wait_until(lambda: messages_ready(broker.url) == 1, "the task is back in the queue")
+    assert worker.wait() == 0 or moment == "twice"
+    wait_until(lambda: messages_ready(broker.url) == tasks, "the task is back in the queue")
 
 
-def test_send_a_follow_up_task_when_a_task_is_done(broker, start_my_worker, my_worker, start_proxy):
-    """As the page changes my_worker.py. Killed before its confirm, both tasks are there again."""
-    declare, follow_up = page.blocks(
-        "python", page.sections()["Send a follow-up task when a task is done"]
-    )
-    script = my_worker()
-    text = script.read_text()
+def test_send_a_follow_up_task_when_a_task_is_done(broker, start_my_worker, start_proxy):
+    """As the page changes my_worker.py. Cut before the confirm, the first task is kept."""
+    title = "Send a follow-up task when a task is done"
+    declare, follow_up = page.blocks("python", page.sections()[title])
     second = '    channel.queue_declare(queue="failed_tasks", durable=True)\n'
-    text = text.replace(second, second + declare)
-    text = text.replace("    if error is not None:\n", f"{follow_up}\n    if error is not None:\n")
-    assert text.count("next_queue") == 2
-    script.write_text(text)
-    publish(broker.url, b'{"id": 1, "seconds": 0}')
+    above = "    if error is not None:\n"
+    changes = [(second, second + declare), (above, f"{follow_up}\n{above}")]
+    publish(broker.url, WORKS)
     proxy = start_proxy(broker, moment=PUBLISH, then="cut")
-    start_my_worker(script, proxy.url, wait_for=LOST).kill()
+    start_my_worker(proxy.url, *changes, wait_for=LOST).kill()
     wait_until(lambda: messages_ready(broker.url) == 1, "the task is back in the queue")
-    start_my_worker(script, broker.url).wait_for(" [x] Done")
+    start_my_worker(broker.url, *changes).wait_for(" [x] Done")
     wait_until(lambda: broker.messages() == 0, "the task is acknowledged")
-    assert take_all(broker.url, "next_queue") == [(b'{"id": 1, "seconds": 0}', None)]
+    assert take_all(broker.url, "next_queue") == [(WORKS, None)]

@@ -6,9 +6,7 @@ whose name here begins with `_` is not run, for the reason beside it.
 
 from __future__ import annotations
 
-import base64
 import configparser
-import contextlib
 import re
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pika
 import pytest
 from helpers import page
-from helpers.amqp import delete_queue, messages_ready, open_channel
+from helpers.amqp import delete_queue, get_message, messages_ready, open_channel
 from helpers.broker import free_port
 from helpers.page import steps
 from helpers.script import LOST, WAITING, assert_quiet, done, frozen, wait_until
@@ -165,22 +163,17 @@ def test_7_heartbeats(reader):
 # How do I ...?
 
 
-def test_send_many_tasks_from_a_program(reader):
+def test_send_many_tasks_from_a_program(reader_of_own):
+    """After an error, it says how many are stored for sure."""
+    reader = reader_of_own
     thousand, sent = steps("Send many tasks from a program")
     reader.save("send_many.py")
     assert reader.type_in(thousand) == sent
     assert queue(reader) == (1000, 0)
-
-
-def test_send_many_tasks_says_how_many_are_surely_stored(reader_of_own):
-    reader = reader_of_own
-    reader.save("send_many.py")
-    reader.broker.rabbitmqctl(
-        "set_policy", "full", "task_queue", '{"max-length":7,"overflow":"reject-publish"}'
-    )
+    full = '{"max-length":1007,"overflow":"reject-publish"}'
+    reader.broker.rabbitmqctl("set_policy", "full", "task_queue", full)
     assert reader.type_in("seq 20 | python send_many.py || true") == " [x] Sent 7 tasks\n"
-    assert "NackError" in reader.error_of("seq 20 | python send_many.py")
-    assert queue(reader) == (7, 0)
+    assert queue(reader) == (1007, 0)
 
 
 def test_send_a_task_from_a_web_application(reader):
@@ -204,17 +197,13 @@ def test_send_a_task_from_a_web_application(reader):
                 return error.code, error.read().decode()
 
     with ThreadPoolExecutor(40) as at_once:
-        answers = list(at_once.map(post, [b"Report..", b"\xff no text"] * 20))
+        answers = list(at_once.map(post, [b"\xff is no text"] * 40))
     assert answers == [(202, answer)] * 40
-    with open_channel(reader.broker.url) as channel:
-        bodies = {channel.basic_get("task_queue", auto_ack=True)[2] for _ in range(40)}
-    assert bodies == {b"Report..", b"\xff no text"}
+    assert queue(reader) == (40, 0)
+    assert get_message(reader.broker.url) == b"\xff is no text"
     reader.broker.freeze()
     assert post(b"Report..") == (503, "Please try again later.\n")
     reader.broker.thaw()
-    reader.broker.kill()
-    assert post(b"Report..") == (503, "Please try again later.\n")
-    reader.broker.start()
     assert post(b"Report..") == (202, answer)
 
 
@@ -229,33 +218,21 @@ def test_a_web_application_answers_503_whatever_is_wrong_with_the_address(reader
 def test_watch_the_queue_in_a_browser(reader_of_own):
     (enable,) = steps("Watch the queue in a browser")
     reader_of_own.type_in(enable)
-    address = f"http://127.0.0.1:{reader_of_own.broker.management_port}"
-    login = base64.b64encode(b"guest:guest").decode()
-    request = urllib.request.Request(
-        f"{address}/api/whoami", headers={"Authorization": f"Basic {login}"}
-    )
-
-    def answer(wanted):
-        with contextlib.suppress(OSError), urllib.request.urlopen(wanted, timeout=5) as answered:
-            return answered.read().decode()
-        return ""
-
-    wait_until(lambda: "RabbitMQ Management" in answer(f"{address}/"), "the page is there")
-    assert '"guest"' in answer(request)
+    broker, tool = reader_of_own.broker, "rabbitmq-diagnostics"
+    line = f"port: {broker.management_port}"
+    wait_until(lambda: line in broker.rabbitmqctl("listeners", tool=tool), "the page is there")
     reader_of_own.type_in(enable.replace("enable", "disable"))
 
 
 def test_limit_the_queue_or_let_tasks_expire(reader_of_own):
-    reader, url = reader_of_own, reader_of_own.broker.url
-    limit, expire = steps("Limit the queue, or let tasks expire")
-    full, clear = limit.splitlines()
-    reader.type_in(f"{full.replace('1000', '1')}\npython new_task.py first")
+    reader = reader_of_own
+    limit, expire, clear = steps("Limit the queue, or let tasks expire")
+    reader.type_in(f"{limit.replace('1000', '1')}python new_task.py first")
     assert "NackError" in reader.error_of("python new_task.py second")
-    reader.type_in(f"{clear}\npython new_task.py second")
-    delete_queue(url)
-    short_lived, clear = expire.splitlines()
-    reader.type_in(f"{short_lived}\npython new_task.py too late")
+    delete_queue(reader.broker.url)
+    reader.type_in(f"rabbitmqctl clear_policy full\n{expire}python new_task.py too late")
     wait_until(lambda: queue(reader) == (0, 0), "the task is gone")
+    reader.type_in(limit)
     reader.type_in(clear)
     assert reader.broker.rabbitmqctl("list_policies", "--no-table-headers").split() == []
 
@@ -348,8 +325,7 @@ def test_use_another_host_port_or_login(reader_of_own):
 def test_use_several_machines(reader_of_own):
     delete_guest, _docker, safe, shown = steps("Use several machines")  # guest only: no Docker
     assert reader_of_own.type_in(safe).endswith(shown.split("\n", 1)[1])
-    reader_of_own.type_in(delete_guest)
-    assert reader_of_own.broker.rabbitmqctl("list_users", "--no-table-headers").split() == []
+    assert "Deleting user" in reader_of_own.type_in(delete_guest)
 
 
 def test_clean_up_on_debian_or_ubuntu(reader_of_own):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
 from pathlib import Path
 
 import pytest
 from helpers.amqp import get_message, messages_ready, open_channel
-from helpers.docker import PYTHON_IMAGE, docker, need_images
 from helpers.page import orders, steps
 from helpers.script import Script, assert_quiet, wait_until
-from helpers.setup import ROOT
 
 
 @pytest.fixture
@@ -85,19 +80,10 @@ def test_play_takes_its_tasks_back_when_it_is_stopped(broker, start_play, send, 
     assert get_message(broker.url) == b"somebody's work"
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("amqp://guest:a/5ecret@host", "AMQP_URL is no address such as amqp://guest:guest@127"),
-        ("amqp://127.0.0.1:1", "The RabbitMQ of AMQP_URL cannot be used: "),
-    ],
-)
-def test_play_says_what_is_wrong_with_amqp_url(start_play, url, says):
-    play = start_play(AMQP_URL=url)
+def test_play_does_not_show_the_password_of_amqp_url(start_play):
+    play = start_play(AMQP_URL="amqp://guest:a/5ecret@host")
     assert play.wait() == 1
-    (line,) = play.err
-    assert line.startswith(f" [!] {says}")
-    assert "5ecret" not in line
+    assert play.err == [" [!] AMQP_URL is no address such as amqp://guest:guest@127.0.0.1:5672"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"x-queue-type": "quorum"}])
@@ -112,35 +98,3 @@ def test_play_leaves_a_queue_alone_that_is_not_its_own(broker, start_play, setti
     assert line.startswith(" [!] The ")
     assert ("inequivalent arg" if settings else "is in use (tasks: 1, workers: 0)") in line
     assert messages_ready(broker.url) == 1
-
-
-@pytest.mark.parametrize("no_color", ["", "1"])
-def test_play_colours_the_names_on_a_terminal(broker, project, no_color):
-    ours, theirs = pty.openpty()
-    play = subprocess.Popen(
-        [project / ".venv" / "bin" / "python", project / "tests" / "play.py"],
-        env={**os.environ, "AMQP_URL": broker.url, "NO_COLOR": no_color},
-        stdout=theirs,
-    )
-    os.close(theirs)
-    try:
-        with open(ours, errors="replace") as terminal:
-            line = next(line for line in terminal if "Waiting" in line)
-    finally:
-        play.terminate()
-        play.wait()
-    assert line.startswith("worker 1 |" if no_color else "\x1b[36mworker 1 \x1b[0m|")
-
-
-def test_play_installs_what_it_needs_on_a_bare_machine():
-    need_images(PYTHON_IMAGE)
-    *_, picture = steps("See it run")
-    copy = "mkdir /copy && cd /project && cp -r *.py requirements.txt tests /copy"
-    command = f"{copy} && python3 /copy/tests/play.py && python3 /copy/tests/play.py"
-    run = ("run", "--rm", "--init", "--volume", f"{ROOT}:/project:ro", PYTHON_IMAGE)
-    played = docker(*run, "sh", "-c", command)
-    assert played.returncode == 0, played.stderr
-    assert played.stderr == ""
-    assert played.stdout.count("Installing rabbitmq-server ...") == 1
-    assert played.stdout.count("Making .venv, a virtual environment ...") == 1
-    assert orders(played.stdout) == orders(picture)

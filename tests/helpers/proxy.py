@@ -12,7 +12,7 @@ from helpers.broker import Broker
 # Moments: the first bytes that a script sends, else the class and the method of a frame.
 HEADER, START_OK, CONNECTION_OPEN = b"AMQP", b"\x00\x0a\x00\x0b", b"\x00\x0a\x00\x28"
 DECLARE, PUBLISH, ACK = b"\x00\x32\x00\x0a", b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
-CLOSE = b"\x00\x0a\x00\x32"
+DELETE, CLOSE = b"\x00\x32\x00\x28", b"\x00\x0a\x00\x32"
 
 
 class Proxy:

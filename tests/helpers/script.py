@@ -40,7 +40,6 @@ class Script:
         self.out: list[str] = []
         self.err: list[str] = []
         self._command, self._on_line = command, on_line
-        self._changed = threading.Condition()
         self._process = subprocess.Popen(
             [python, *command],
             cwd=directory,
@@ -63,9 +62,7 @@ class Script:
     def _read(self, stream: IO[str], lines: list[str]) -> None:
         with stream:
             for line in stream:
-                with self._changed:
-                    lines.append(line.rstrip("\n"))
-                    self._changed.notify_all()
+                lines.append(line.rstrip("\n"))
                 self._on_line(line.rstrip("\n"))
 
     def wait_for(self, text: str, count: int = 1) -> str:
@@ -73,18 +70,18 @@ class Script:
 
         Raises RuntimeError when the script ends before, or LIMIT is over.
         """
-        deadline = time.monotonic() + LIMIT
-        while True:
+
+        def found() -> list[str]:
+            return [line for line in self.out + self.err if text in line][:count]
+
+        def over() -> bool:
             alive = any(reader.is_alive() for reader in self._readers)
-            with self._changed:
-                found = [line for line in self.out + self.err if text in line]
-                if len(found) >= count:
-                    return found[count - 1]
-                if not alive:
-                    raise RuntimeError(f"ended before {count} x {text!r}: {self}")
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"no {count} x {text!r}: {self}")
-                self._changed.wait(0.1)
+            return not alive or len(found()) == count
+
+        wait_until(over, f"{count} x {text!r} is printed", self)
+        if len(found()) < count:
+            raise RuntimeError(f"ended before {count} x {text!r}: {self}")
+        return found()[-1]
 
     def wait(self) -> int:
         """Wait until the script has ended. Returns its status.
@@ -153,12 +150,12 @@ def frozen(*workers: Script) -> Iterator[None]:
         worker.thaw()
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str, state: object = "") -> None:
     """Poll until the condition holds. Raises RuntimeError with `what` when LIMIT is over."""
     deadline = time.monotonic() + LIMIT
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited in vain until {what}")
+            raise RuntimeError(f"waited in vain until {what} {state}")
         time.sleep(0.05)
 
 
