@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -176,15 +177,20 @@ def reader_of_own(start_broker, tmp_path_factory):
 
 
 @pytest.fixture
-def changed_worker(tmp_path):
-    """Makes a copy of worker.py in which each first text is replaced by its second."""
+def change(tmp_path):
+    """Makes a script from a text, in which each first text is replaced by its second."""
 
-    def change(*changes) -> Path:
-        text = (ROOT / "worker.py").read_text()
+    def make(text, *changes) -> Path:
         for old, new in changes:
             assert text.count(old) == 1, old
             text = text.replace(old, new)
-        (tmp_path / "changed_worker.py").write_text(text)
-        return tmp_path / "changed_worker.py"
+        (tmp_path / "changed.py").write_text(text)
+        return tmp_path / "changed.py"
 
-    return change
+    return make
+
+
+@pytest.fixture
+def changed_worker(change):
+    """Makes a changed copy of worker.py."""
+    return functools.partial(change, (ROOT / "worker.py").read_text())

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from typing import NoReturn
 
 import pytest
 from helpers import page
@@ -17,7 +16,7 @@ from helpers.script import WAITING, wait_until
 from helpers.setup import ROOT
 
 PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from another run's
-PYTHON_IMAGE = "python:3-slim"  # as in docker-compose.yml
+IMAGES = ("rabbitmq:4-management", "python:3-slim")  # as in docker-compose.yml
 
 
 def docker(*command: str) -> subprocess.CompletedProcess[str]:
@@ -25,54 +24,33 @@ def docker(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *command], capture_output=True, text=True)
 
 
-def skip_or_fail(reason: str) -> NoReturn:
-    """Skip the test; where Docker is required, as in the workflow, fail it."""
-    if os.environ.get("REQUIRE_DOCKER"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def need_images(*images: str) -> None:
-    """Skip the test where no engine runs, or an image is not at hand."""
-    try:
-        engine = docker("info")
-    except OSError:
-        skip_or_fail("there is no docker here")
-    if engine.returncode:
-        skip_or_fail("no Docker engine runs here")
-    if docker("image", "inspect", *images).returncode:
-        skip_or_fail("the images are not at hand: docker compose --profile play pull")
-
-
 @pytest.fixture(scope="session")
-def services():
-    """The services as Compose understands them."""
-    if not shutil.which("docker") or docker("compose", "version").returncode:
-        skip_or_fail("there is no docker compose here")
-    file = str(ROOT / "docker-compose.yml")
-    config = docker("compose", "-f", file, "--profile", "play", "config", "--format", "json")
-    assert config.returncode == 0, config.stderr
-    return json.loads(config.stdout)["services"]
+def images():
+    """Skip the test where Docker is not at hand; where it is required, as in the workflow, fail."""
+    for command in (("info",), ("compose", "version"), ("image", "inspect", *IMAGES)):
+        if not shutil.which("docker") or docker(*command).returncode:
+            skip = pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip
+            skip(f"`docker {' '.join(command)}` fails here")
 
 
 @pytest.fixture
-def compose(services, project):
+def compose(images, project):
     """Types a line that begins with `docker compose`: in a project of its own, without ports."""
-    need_images(*(service["image"] for service in services.values()))
     (project / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
 
-    def run(line):
-        docker_, compose_, *command = shlex.split(line)
-        assert (docker_, compose_) == ("docker", "compose")
+    def typed(line):
         names = ("docker-compose.yml", "docker-compose.override.yml", "no-ports.yml")
-        files = [project / name for name in names if (project / name).exists()]
-        options = [option for file in files for option in ("-f", str(file))]
-        ended = docker("compose", "-p", PROJECT, *options, *command)
+        files = [f"--file={project / name}" for name in names if (project / name).exists()]
+        assert line.startswith("docker compose ")
+        return docker("compose", f"--project-name={PROJECT}", *files, *shlex.split(line)[2:])
+
+    def run(line):
+        ended = typed(line)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     yield run
-    run("docker compose --profile play down --volumes --remove-orphans --rmi local")
+    typed("docker compose --profile play down --volumes --remove-orphans --rmi local")
 
 
 def test_see_it_run_in_docker(compose):
@@ -136,25 +114,22 @@ def test_sigterm_ends_my_worker_as_a_containers_first_process(compose, project):
     assert json.loads(states.splitlines()[0])["ExitCode"] == 0
 
 
-def test_rabbitmq_is_published_to_this_machine_only(services):
+def test_rabbitmq_is_published_to_this_machine_only_and_play_cannot_write(images):
+    file = str(ROOT / "docker-compose.yml")
+    config = docker("compose", "-f", file, "--profile", "play", "config", "--format", "json")
+    services = json.loads(config.stdout)["services"]
     ports = {(port["host_ip"], port["published"]) for port in services["rabbitmq"]["ports"]}
     assert ports == {("127.0.0.1", "5672"), ("127.0.0.1", "15672")}
+    assert [volume["read_only"] for volume in services["play"]["volumes"]] == [True]
 
 
-def test_play_cannot_write_to_the_project(services):
-    (volume,) = services["play"]["volumes"]
-    assert volume["read_only"]
-
-
-def test_play_installs_what_it_needs_on_a_bare_machine():
-    need_images(PYTHON_IMAGE)
+def test_play_installs_what_it_needs_on_a_bare_machine(images):
     *_, picture = steps("See it run")
     copy = "mkdir /copy && cd /project && cp -r *.py requirements.txt tests /copy"
     command = f"{copy} && python3 /copy/tests/play.py && python3 /copy/tests/play.py"
-    run = ("run", "--rm", "--init", "--volume", f"{ROOT}:/project:ro", PYTHON_IMAGE)
+    run = ("run", "--rm", "--init", f"--volume={ROOT}:/project:ro", "python:3-slim")
     played = docker(*run, "sh", "-c", command)
-    assert played.returncode == 0, played.stderr
-    assert played.stderr == ""
+    assert (played.returncode, played.stderr) == (0, "")
     assert played.stdout.count("Installing rabbitmq-server ...") == 1
     assert played.stdout.count("Making .venv, a virtual environment ...") == 1
     assert orders(played.stdout) == orders(picture)

@@ -5,6 +5,7 @@ The name of a test, with its parameters, holds the words of the row.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from helpers.script import (
 )
 from helpers.setup import ROOT
 
-DIAGNOSTICS = "rabbitmq-diagnostics"
 ACK_LINE = "    ch.basic_ack(delivery_tag=method.delivery_tag)\n"
 
 
@@ -106,9 +106,8 @@ def test_IncompatibleProtocolError_of_the_management_port(start_broker, assert_r
     broker = start_broker()
     broker.rabbitmqctl("enable", "rabbitmq_management", tool="rabbitmq-plugins")
     port = broker.management_port
-    wait_until(
-        lambda: f":{port}" in broker.rabbitmqctl("listeners", tool=DIAGNOSTICS), "it listens"
-    )
+    listeners = functools.partial(broker.rabbitmqctl, "listeners", tool="rabbitmq-diagnostics")
+    wait_until(lambda: f"port: {port}" in listeners(), "it listens")
     assert_refused(f"amqp://127.0.0.1:{port}", "IncompatibleProtocolError")
 
 

@@ -28,13 +28,6 @@ def test_all_words_are_sent_as_utf_8_and_printed_readably(
     assert get_message(broker.url) == message.encode()
 
 
-def test_the_queue_is_durable_and_the_message_persistent(broker, send):
-    send(broker.url, "kept")
-    columns = ("name", "durable", "exclusive", "auto_delete", "messages_persistent")
-    listed = broker.rabbitmqctl("list_queues", "--no-table-headers", *columns)
-    assert listed.split() == ["task_queue", "true", "false", "false", "1"]
-
-
 def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=ACK, then="hold")
     new_task = start_script("new_task.py", "patience", AMQP_URL=proxy.url)

@@ -17,7 +17,7 @@ def test_tests():
     assert 'exec python3 "$(dirname "$0")/../tests/run.py"\n' in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("broken", ["missing", "leads nowhere", "without pip"])
+@pytest.mark.parametrize("broken", ["leads nowhere", "without pip"])
 def test_a_broken_virtual_environment_is_made_again(project, broken):
     """It leads nowhere when its folder has moved, or its Python is gone.
 
@@ -29,7 +29,7 @@ def test_a_broken_virtual_environment_is_made_again(project, broken):
     if broken == "leads nowhere":
         (venv / "bin").mkdir(parents=True)
         (venv / "bin" / "python").symlink_to("/nowhere/python")
-    if broken == "without pip":
+    else:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     ended = subprocess.run(
         [sys.executable, "tests/run.py", "--version"], cwd=project, capture_output=True, text=True
