@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import re
+import shlex
 import subprocess
 import sys
 import urllib.error
@@ -182,11 +183,6 @@ def test_send_a_task_from_a_web_application(reader):
     here = f"127.0.0.1:{free_port()}"
     command = ("-m", "flask", "--app", "web", "run", "--port", here.split(":")[1])
     reader.run(*command, wait_for=f"Running on http://{here}")
-    works = reader.start(worker)
-    assert reader.type_in(curl.replace("127.0.0.1:8000", here)) == answer
-    works.wait_for(" [x] Received 'Report..'")
-    works.kill()
-    delete_queue(reader.broker.url)
 
     def post(body):
         try:
@@ -196,6 +192,13 @@ def test_send_a_task_from_a_web_application(reader):
             with error:
                 return error.code, error.read().decode()
 
+    works = reader.start(worker)
+    *_, task, url = shlex.split(curl)  # a machine may have no curl
+    assert url == "http://127.0.0.1:8000/reports"
+    assert post(task.encode()) == (202, answer)
+    works.wait_for(f" [x] Received {task!r}")
+    works.kill()
+    delete_queue(reader.broker.url)
     with ThreadPoolExecutor(40) as at_once:
         answers = list(at_once.map(post, [b"\xff is no text"] * 40))
     assert answers == [(202, answer)] * 40

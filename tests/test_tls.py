@@ -59,7 +59,8 @@ def test_CERTIFICATE_VERIFY_FAILED(start_tls, certificates, start_script, name):
     assert "CERTIFICATE_VERIFY_FAILED" in worker.wait_for(NO_CONNECTION, 2)
     assert worker.out == []
     show(certificates, "right")
-    broker.rabbitmqctl("eval", "ssl:clear_pem_cache().")
+    broker.kill()
+    broker.start()
     worker.wait_for(WAITING)
 
 

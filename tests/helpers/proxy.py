@@ -80,6 +80,9 @@ class Proxy:
             while True:
                 data = source.recv(65536)
                 if self._moment and self._moment in data:
+                    begin = max(0, data.index(self._moment) - 7)  # a frame's head has seven bytes
+                    target.sendall(data[:begin])
+                    data = data[begin:]
                     self.reached.set()
                     if self._then == "reset":  # no FIN, when the socket is closed
                         now = struct.pack("ii", 1, 0)
