@@ -41,9 +41,9 @@ class Proxy:
         self._go_on.set()
 
     def close(self) -> None:
-        """Take no more connections, cut those that there are, and wait until all is over."""
-        self._go_on.set()
+        """Take no more connections, cut those that there are, with what is held, and wait."""
         self._closed = True
+        self._go_on.set()
         self._shut_down(self._listener)
         self._accepting.join()
         self._shut_down(*self._sockets)
@@ -92,7 +92,7 @@ class Proxy:
                         break
                 if self._then == "hold" and self.reached.is_set():
                     self._go_on.wait()
-                if not data:
+                if not data or self._closed:
                     break
                 target.sendall(data)
         self._shut_down(source, target)
