@@ -276,10 +276,11 @@ def test_sigterm_ends_it_at_once_and_its_task_is_kept(broker, start_proxy, start
     wait_until(lambda: messages_ready(broker.url) == tasks, "the task is back in the queue")
 
 
-def test_send_a_follow_up_task_when_a_task_is_done(broker, start_my_worker, start_proxy):
+def test_send_a_follow_up_task_when_a_task_is_done(reader, broker, start_my_worker, start_proxy):
     """As the page changes my_worker.py. Cut before the confirm, the first task is kept."""
     title = "Send a follow-up task when a task is done"
     declare, follow_up = page.blocks("python", page.sections()[title])
+    (list_queues,) = steps(title)
     second = '    channel.queue_declare(queue="failed_tasks", durable=True)\n'
     above = "    if error is not None:\n"
     changes = [(second, second + declare), (above, f"{follow_up}\n{above}")]
@@ -289,4 +290,5 @@ def test_send_a_follow_up_task_when_a_task_is_done(broker, start_my_worker, star
     wait_until(lambda: messages_ready(broker.url) == 1, "the task is back in the queue")
     start_my_worker(broker.url, *changes).wait_for(" [x] Done")
     wait_until(lambda: broker.messages() == 0, "the task is acknowledged")
+    assert "next_queue\t1\n" in reader.type_in(list_queues)
     assert take_all(broker.url, "next_queue") == [(WORKS, None)]

@@ -242,18 +242,18 @@ def test_limit_the_queue_or_let_tasks_expire(reader_of_own):
 
 @pytest.mark.parametrize("name", ["worker", "my_worker"])
 def test_stop_a_worker_after_its_current_task(reader, name):
-    polite, tasks = steps("Stop a worker after its current task")
+    polite, tasks, kill = steps("Stop a worker after its current task")
     reader.save("polite_worker.py")
     reader.save("my_worker.py")
     script = reader.folder / "polite_worker.py"
     script.write_text(script.read_text().replace("import worker\n", f"import {name} as worker\n"))
     worker = reader.start(polite)
     number = worker.wait_for("Process id: ").split()[-1]
-    first, second, kill = tasks.splitlines()
-    task = '{"id": 1, "seconds": 20}'
-    reader.type_in(first if name == "worker" else f"mkdir reports\npython new_task.py '{task}'")
+    if name == "my_worker":
+        tasks = "mkdir reports\n" + 2 * 'python new_task.py \'{"id": 1, "seconds": 20}\'\n'
+    reader.type_in(tasks)
     worker.wait_for(" [x] Received")
-    reader.type_in(f"{second}\n{kill.replace('NUMBER', number)}")
+    reader.type_in(kill.replace("NUMBER", number))
     assert worker.wait() == 0
     assert worker.out[-1] == " [x] Done"
     assert_quiet(worker)
@@ -261,7 +261,7 @@ def test_stop_a_worker_after_its_current_task(reader, name):
 
 
 def test_a_polite_worker_stops_although_its_connection_is_lost(reader):
-    polite, _tasks = steps("Stop a worker after its current task")
+    polite, _tasks, _kill = steps("Stop a worker after its current task")
     reader.save("polite_worker.py")
     worker = reader.start(polite)
     reader.type_in("python new_task.py first........")
@@ -274,7 +274,7 @@ def test_a_polite_worker_stops_although_its_connection_is_lost(reader):
 
 def test_a_polite_worker_passes_sigterm_on_to_the_programs_of_its_work(reader):
     """They do not ignore it: a pool, or subprocess.terminate(), would hang."""
-    polite, _tasks = steps("Stop a worker after its current task")
+    polite, _tasks, _kill = steps("Stop a worker after its current task")
     reader.save("polite_worker.py")
     script = reader.folder / "worker.py"
     child = "import subprocess; p = subprocess.Popen(['sleep', '1000']); p.terminate(); p.wait()"
