@@ -127,6 +127,8 @@ def test_looking_at_a_failed_task_neither_loses_nor_changes_it(reader_of_own):
     """Also after 25 looks at a quorum queue, with a foreign user_id, and letters that fake."""
     reader = reader_of_own
     url = reader.broker.add_vhost("quorum", "--default-queue-type", "quorum")
+    limit = '{"delivery-limit":20}'  # as RabbitMQ 4 has it without a policy
+    reader.broker.rabbitmqctl("set_policy", "-p", "quorum", "limit", ".*", limit)
     reader.broker.rabbitmqctl("add_user", "kim", "secret")
     reader.broker.rabbitmqctl("set_permissions", "-p", "quorum", "kim", ".*", ".*", ".*")
     reader.save("failed_tasks.py")
