@@ -115,8 +115,8 @@ def test_3_message_durability(reader):
 
 
 def test_4_fair_dispatch(reader):
-    greedy, four_tasks, ten_seconds, worker, six_seconds = steps("4. Fair dispatch")
-    for command, picture in ((greedy, ten_seconds), (worker, six_seconds)):
+    greedy, four_tasks, ten_seconds, six_seconds = steps("4. Fair dispatch")
+    for command, picture in ((greedy, ten_seconds), ("python worker.py", six_seconds)):
         workers = [reader.start(command), reader.start(command)]
         with frozen(*workers):
             reader.type_in(four_tasks)
