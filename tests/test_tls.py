@@ -36,6 +36,7 @@ def start_tls(start_broker, certificates):
         files = {"cacertfile": "ca.pem", "certfile": "shown.pem", "keyfile": "shown.key"}
         lines = [f"ssl_options.{name} = {certificates / file}\n" for name, file in files.items()]
         lines += [f"listeners.ssl.1 = 127.0.0.1:{port}\n", "ssl_options.verify = verify_peer\n"]
+        lines += ["ssl_options.fail_if_no_peer_cert = false\n"]  # RabbitMQ 4 has true
         return f"127.0.0.1:{port}", start_broker("".join(lines))
 
     return start
