@@ -178,6 +178,20 @@ def test_a_task_that_never_ends_is_interrupted(broker, start_my_worker):
     assert take_all(broker.url, "failed_tasks") == [(HANGS, {"error": error})]
 
 
+def test_nobody_sees_half_a_report(broker, start_my_worker, tmp_path):
+    """Also when two workers do the same task at the same time, and both are killed."""
+    stop = (
+        "        file.write(",
+        "        file.flush()\n        time.sleep(1000)\n        file.write(",
+    )
+    workers = [start_my_worker(broker.url, stop) for _ in range(2)]
+    publish(broker.url, WORKS, WORKS)
+    wait_until(lambda: len(list(tmp_path.glob("reports/draft-*"))) == 2, "both write")
+    for worker in workers:
+        worker.kill()
+    assert not (tmp_path / "reports" / "2.txt").exists()
+
+
 @pytest.mark.parametrize(("why", "words"), [("full", "NackError"), ("gone", "UnroutableError")])
 def test_a_task_that_failed_tasks_does_not_take_is_kept(start_broker, start_my_worker, why, words):
     broker = start_broker()

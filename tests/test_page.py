@@ -237,6 +237,10 @@ def test_limit_the_queue_or_let_tasks_expire(reader_of_own):
     delete_queue(reader.broker.url)
     reader.type_in(f"rabbitmqctl clear_policy full\n{expire}python new_task.py too late")
     wait_until(lambda: queue(reader) == (0, 0), "the task is gone")
+    reader.broker.add_vhost("jobs")
+    reader.type_in(limit.replace("set_policy", "set_policy -p jobs").replace("1000", "0"))
+    address = f"AMQP_URL={reader.broker.url}/jobs"
+    assert "NackError" in reader.error_of(f"{address} python new_task.py elsewhere")
     reader.type_in(limit)
     reader.type_in(clear)
     assert reader.broker.rabbitmqctl("list_policies", "--no-table-headers").split() == []
