@@ -1,14 +1,9 @@
 #!/usr/bin/env python3
-"""Play the tutorial: two workers, five tasks, and a picture of who did what.
-
-It starts a RabbitMQ of its own, unless AMQP_URL names another one.
-"""
+"""Play the tutorial on a RabbitMQ of its own: two workers, five tasks, and who did what."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import signal
 import sys
 import tempfile
@@ -16,7 +11,7 @@ import time
 from pathlib import Path
 
 from helpers.broker import SERVER, Broker, epmd
-from helpers.script import Script, wait_until
+from helpers.script import Script
 from helpers.setup import enter_venv, fail, need_rabbitmq
 
 TASKS = (
@@ -26,16 +21,6 @@ TASKS = (
     "Fourth message....",
     "Fifth message.....",
 )
-COLOURS = {"worker 1": 36, "worker 2": 35, "new_task": 33}
-
-
-def show(name: str, line: str) -> None:
-    """Print a line behind the name of who printed it, in colour on a terminal."""
-    shown = f"{name:9}"
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        shown = f"\x1b[{COLOURS[name]}m{shown}\x1b[0m"
-    sys.stdout.write(f"{shown}| {line}\n")
-    sys.stdout.flush()
 
 
 class Picture:
@@ -62,65 +47,25 @@ class Picture:
         return "\n".join(f"{name} | {row}" for name, row in sorted(self._rows.items()))
 
 
-def check_queue(url: str) -> None:
-    """End with one line where the task_queue at this address is not for us."""
-    import pika  # enter_venv has just made it importable
+def play(started: contextlib.ExitStack) -> None:
+    """Type the tutorial's commands, show what is printed, and draw the picture.
 
-    try:
-        parameters = pika.URLParameters(url)
-    except (IndexError, ValueError):  # their words may hold a part of the password
-        fail("AMQP_URL is no address such as amqp://guest:guest@127.0.0.1:5672")
-    try:
-        with pika.BlockingConnection(parameters) as connection:
-            queue = connection.channel().queue_declare("task_queue", durable=True).method
-    except Exception as error:
-        fail(f"The RabbitMQ of AMQP_URL cannot be used: {error!r}")
-    if queue.message_count or queue.consumer_count:
-        fail(
-            f"The task_queue of AMQP_URL is in use (tasks: {queue.message_count}, workers:"
-            f" {queue.consumer_count}). Stop the workers, and delete the queue with:"
-            " rabbitmqctl delete_queue task_queue"
-        )
-
-
-def take_back(url: str) -> None:
-    """Remove what is left of our tasks, for example when somebody has stopped us, and no others."""
-    import pika
-
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
-        queue = functools.partial(channel.queue_declare, "task_queue", passive=True)
-        wait_until(lambda: queue().method.consumer_count == 0, "nobody works in task_queue")
-        while True:
-            method, _, body = channel.basic_get("task_queue")
-            if method is None or body is None:
-                return  # the others go back into the queue, since they are not acknowledged
-            if body.decode(errors="replace") in TASKS:
-                channel.basic_ack(method.delivery_tag)
-
-
-def start_broker(started: contextlib.ExitStack) -> str:
-    """Start a RabbitMQ that ends with `started`. Returns its address."""
-    need_rabbitmq(SERVER, "With Docker: docker compose run --rm play")
+    What it starts ends with `started`.
+    """
     print("Starting a RabbitMQ ...", flush=True)
     home = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="task_queue-")))
     broker = Broker(home / "play", started.enter_context(epmd()))
     started.callback(broker.kill)
-    broker.start(limit=120)
-    return broker.url
-
-
-def play(url: str, started: contextlib.ExitStack) -> None:
-    """Type the tutorial's commands, show what is printed, and draw the picture."""
+    broker.start()
     picture = Picture()
 
     def start(name: str, *command: str) -> Script:
         def on_line(line: str) -> None:
             picture.see(name, line)
-            show(name, line)
+            print(f"{name} | {line}\n", end="", flush=True)  # in one piece, whoever else prints
 
-        show(name, f"$ python {' '.join(command)}")
-        script = Script(*command, on_line=on_line, AMQP_URL=url)
+        on_line(f"$ python {' '.join(command)}")
+        script = Script(*command, on_line=on_line, AMQP_URL=broker.url)
         started.callback(script.kill)
         return script
 
@@ -133,25 +78,16 @@ def play(url: str, started: contextlib.ExitStack) -> None:
             fail("new_task.py has ended with an error.")
     for worker, tasks in zip(workers, (3, 2)):
         worker.wait_for(" [x] Done", tasks)
-    # Worker 1 works last, and may still have to acknowledge: nobody else shall get its task.
-    for worker in reversed(workers):
-        worker.ctrl_c()
-        worker.wait()
     print(f"\nEach column is a second, each digit is the number of a task:\n\n{picture}")
 
 
 def main() -> None:
     enter_venv("requirements.txt")
+    need_rabbitmq(SERVER, "With Docker: docker compose run --rm play")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as started:
-        url = os.environ.get("AMQP_URL")
-        if url:
-            check_queue(url)
-            started.callback(take_back, url)
-        else:
-            url = start_broker(started)
-        play(url, started)
+        play(started)
 
 
 if __name__ == "__main__":
