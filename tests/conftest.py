@@ -67,7 +67,7 @@ def broker(shared_broker):
 
     A test that changes settings, users or virtual hosts takes start_broker instead.
     """
-    queues = ("task_queue", "failed_tasks", "next_queue")
+    queues = ("task_queue", "failed_tasks")
     try:
         delete_queue(shared_broker.url, *queues)
     except AMQPError:  # it does not run yet, or a test has left it in the middle of something
@@ -91,21 +91,6 @@ def start_broker(epmd_port, tmp_path):
     yield start
     for broker in started:
         broker.kill()
-
-
-@pytest.fixture
-def start_cluster(start_broker):
-    """Starts a cluster of so many nodes."""
-
-    def start(size):
-        first, *others = [start_broker() for _ in range(size)]
-        for node in others:
-            node.rabbitmqctl("stop_app")
-            node.rabbitmqctl("join_cluster", first.node)
-            node.rabbitmqctl("start_app")
-        return first, *others
-
-    return start
 
 
 @pytest.fixture

@@ -53,6 +53,14 @@ def compose(images, project):
     typed("docker compose --profile play down --volumes --remove-orphans --rmi local")
 
 
+@pytest.fixture
+def ten_workers(project):
+    """Saves the page's files for ten workers. Returns the folder."""
+    for name in ("Dockerfile", "docker-compose.override.yml"):
+        (project / name).write_text(page.file(name))
+    return project
+
+
 def test_see_it_run_in_docker(compose):
     _play, command, picture = steps("See it run")  # in test_play.py
     assert orders(compose(command)) == orders(picture)
@@ -64,7 +72,8 @@ def test_with_docker(compose):
     compose(up)
     assert compose("docker compose ps --services").split() == ["rabbitmq"]
     send = "pip install -q -r requirements.txt && python new_task.py kept"
-    compose(f'docker compose run --rm --workdir /work-queue play sh -c "{send}"')
+    here = "--rm --workdir /work-queue --env AMQP_URL=amqp://rabbitmq"
+    compose(f'docker compose run {here} play sh -c "{send}"')
     in_the_container = rabbitmqctl.split("{ ")[1].split(' "$@"')[0]
     for again in ("restart", "down"):
         compose(f"docker compose {again}")
@@ -73,19 +82,17 @@ def test_with_docker(compose):
         assert listed.split() == ["task_queue", "1"]
 
 
-def test_clean_up_with_docker(compose):
+def test_clean_up_with_docker(compose, ten_workers):
     (down,) = steps("Clean up with Docker")
-    compose("docker compose up -d --wait")
+    compose("docker compose up -d --wait --scale worker=1")
     compose(down)
     of_the_project = ("--filter", f"label=com.docker.compose.project={PROJECT}", "--quiet")
-    for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls")):
+    for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls"), ("image", "ls")):
         assert docker(*kind, *of_the_project).stdout == ""
 
 
-def test_keep_ten_workers_running_in_containers(compose, project):
-    up, back = steps("Keep ten workers running, in containers")
-    for name in ("Dockerfile", "docker-compose.override.yml"):
-        (project / name).write_text(page.file(name))
+def test_keep_ten_workers_running_in_containers(compose, ten_workers):
+    (up,) = steps("Keep ten workers running, in containers")
     compose(up)
 
     def waiting():
@@ -93,20 +100,13 @@ def test_keep_ten_workers_running_in_containers(compose, project):
         return set(re.findall(rf"(worker-\d+) +\| {re.escape(WAITING)}", logs))
 
     wait_until(lambda: len(waiting()) == 10, "all ten workers wait")
-    down, remove, up_again = back.splitlines()
-    compose(down)
-    assert remove == "rm Dockerfile docker-compose.override.yml"
-    (project / "docker-compose.override.yml").unlink()
-    compose(up_again)
-    assert compose("docker compose ps --services").split() == ["rabbitmq"]
-    assert docker("image", "ls", "--quiet", f"{PROJECT}-worker").stdout == ""
 
 
-def test_sigterm_ends_my_worker_as_a_containers_first_process(compose, project):
+def test_sigterm_ends_my_worker_as_a_containers_first_process(compose, ten_workers):
     """Linux gives it no signal that it does not ask for, so each stop would take ten seconds."""
-    (project / "worker.py").write_text(page.file("my_worker.py"))
-    for name in ("Dockerfile", "docker-compose.override.yml"):
-        (project / name).write_text(page.file(name).replace("    init: true\n", ""))
+    (ten_workers / "worker.py").write_text(page.file("my_worker.py"))
+    override = ten_workers / "docker-compose.override.yml"
+    override.write_text(override.read_text().replace("    init: true\n", ""))
     compose("docker compose up -d --build --scale worker=1")
     wait_until(lambda: WAITING in compose("docker compose logs worker"), "it waits")
     compose("docker compose stop --timeout 100 worker")
@@ -121,15 +121,3 @@ def test_rabbitmq_is_published_to_this_machine_only_and_play_cannot_write(images
     ports = {(port["host_ip"], port["published"]) for port in services["rabbitmq"]["ports"]}
     assert ports == {("127.0.0.1", "5672"), ("127.0.0.1", "15672")}
     assert [volume["read_only"] for volume in services["play"]["volumes"]] == [True]
-
-
-def test_play_installs_what_it_needs_on_a_bare_machine(images):
-    *_, picture = steps("See it run")
-    copy = "mkdir /copy && cd /project && cp -r *.py requirements.txt tests /copy"
-    command = f"{copy} && python3 /copy/tests/play.py && python3 /copy/tests/play.py"
-    run = ("run", "--rm", "--init", f"--volume={ROOT}:/project:ro", "python:3-slim")
-    played = docker(*run, "sh", "-c", command)
-    assert (played.returncode, played.stderr) == (0, "")
-    assert played.stdout.count("Installing rabbitmq-server ...") == 1
-    assert played.stdout.count("Making .venv, a virtual environment ...") == 1
-    assert orders(played.stdout) == orders(picture)

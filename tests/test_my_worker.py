@@ -12,13 +12,7 @@ from helpers import page
 from helpers.amqp import messages_ready, open_channel, wait_until_queues_are_on_disk
 from helpers.page import steps
 from helpers.proxy import ACK, HEADER, PUBLISH
-from helpers.script import (
-    LOST,
-    NO_CONNECTION,
-    WAITING,
-    assert_traceback,
-    wait_until,
-)
+from helpers.script import LOST, NO_CONNECTION, WAITING, assert_traceback, wait_until
 from pika.exceptions import AMQPError
 
 MOVED = " [x] Moved to failed_tasks"
@@ -292,21 +286,3 @@ def test_sigterm_ends_it_at_once_and_its_task_is_kept(broker, start_proxy, start
         worker.terminate()
     assert worker.wait() == 0 or moment == "twice"
     wait_until(lambda: messages_ready(broker.url) == tasks, "the task is back in the queue")
-
-
-def test_send_a_follow_up_task_when_a_task_is_done(reader, broker, start_my_worker, start_proxy):
-    """As the page changes my_worker.py. Cut before the confirm, the first task is kept."""
-    title = "Send a follow-up task when a task is done"
-    declare, follow_up = page.blocks("python", page.sections()[title])
-    (list_queues,) = steps(title)
-    second = '    channel.queue_declare(queue="failed_tasks", durable=True)\n'
-    above = "    if error is not None:\n"
-    changes = [(second, second + declare), (above, f"{follow_up}\n{above}")]
-    publish(broker.url, WORKS)
-    proxy = start_proxy(broker, moment=PUBLISH, then="cut")
-    start_my_worker(proxy.url, *changes, wait_for=LOST).kill()
-    wait_until(lambda: messages_ready(broker.url) == 1, "the task is back in the queue")
-    start_my_worker(broker.url, *changes).wait_for(" [x] Done")
-    wait_until(lambda: broker.messages() == 0, "the task is acknowledged")
-    assert "next_queue\t1\n" in reader.type_in(list_queues)
-    assert take_all(broker.url, "next_queue") == [(WORKS, None)]

@@ -57,9 +57,8 @@ def test_a_line_that_goes_silent_ends_it_with_an_error(broker, start_proxy, star
     assert new_task.out == []
 
 
-@pytest.mark.parametrize("end", ["rabbitmq dies", "ctrl_c"])
-def test_what_is_called_sent_is_there_whatever_happens_at_the_goodbye(
-    broker, start_proxy, start_script, end
+def test_what_is_called_sent_is_there_although_rabbitmq_dies_at_the_goodbye(
+    broker, start_proxy, start_script
 ):
     with open_channel(broker.url) as channel:
         channel.queue_declare("task_queue", durable=True)
@@ -67,27 +66,29 @@ def test_what_is_called_sent_is_there_whatever_happens_at_the_goodbye(
     proxy = start_proxy(broker, moment=CLOSE, then="hold")
     new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
     assert proxy.reached.wait(100)
-    if end == "ctrl_c":
-        new_task.ctrl_c()
-    else:
-        broker.kill()
-        proxy.go_on()
-        broker.start()
+    broker.kill()
+    proxy.go_on()
+    broker.start()
     assert new_task.wait() != 0
     assert new_task.out == [" [x] Sent 'kept'"]
     assert TRACEBACK in new_task.err
     assert messages_ready(broker.url) == 1
 
 
-def test_its_address_and_how_long_it_waits_for_a_rabbitmq_short_of_memory(broker, start_script):
+def test_how_long_it_waits_for_a_rabbitmq_short_of_memory(broker, start_script):
     """Ten seconds. (That the error comes at all: test_errors.py.)"""
     code = "import runpy; p = runpy.run_path('new_task.py')['parameters']"
     code += "; print(p.blocked_connection_timeout)"
     new_task = start_script("-c", code, AMQP_URL=broker.url)
     assert new_task.wait() == 0
     assert new_task.out[-1] == "10"
+
+
+@pytest.mark.parametrize("script", ["new_task.py", "worker.py"])
+def test_without_an_address_it_is_this_machine(script):
+    """Nothing connects: there may be a reader's RabbitMQ."""
     line = 'parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))\n'
-    assert line in (ROOT / "new_task.py").read_text()
+    assert line in (ROOT / script).read_text()
 
 
 def test_a_login_and_a_virtual_host(start_broker, send, start_worker):

@@ -38,20 +38,3 @@ def test_a_broken_virtual_environment_is_made_again(project, broken):
     printed = (ended.stdout + ended.stderr).splitlines()
     assert printed[0] == "Making .venv, a virtual environment ..."
     assert printed[-1].startswith("pytest ")
-
-
-def test_what_cannot_be_installed_is_named(project):
-    code = "from helpers.setup import *; need_rabbitmq('/nowhere', 'Advice.')"
-    for environment, says in (
-        ({}, "rabbitmq-server is missing, and there is no apt-get to install it with. Advice."),
-        ({"RABBITMQ_SERVER": "/nowhere"}, "There is no /nowhere. Set RABBITMQ_SERVER to where it"),
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=project / "tests",
-            env={"PATH": "", **environment},
-            capture_output=True,
-            text=True,
-        )
-        assert ended.returncode == 1
-        assert ended.stderr.startswith(f" [!] {says}")

@@ -5,25 +5,11 @@ What the lessons of the page show is tested in test_page.py.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-
-import pika
 import pytest
-from helpers.amqp import delete_queue, messages_ready, open_channel, wait_until_queues_are_on_disk
+from helpers.amqp import delete_queue, messages_ready, open_channel
 from helpers.broker import free_port
 from helpers.proxy import DECLARE, DELETE, HEADER
-from helpers.script import (
-    LOST,
-    NO_CONNECTION,
-    WAITING,
-    assert_quiet,
-    assert_traceback,
-    frozen,
-    wait_until,
-)
+from helpers.script import LOST, NO_CONNECTION, WAITING, assert_quiet, assert_traceback, wait_until
 from helpers.setup import ROOT
 
 WORK = '    time.sleep(body.count(b"."))\n'
@@ -73,25 +59,6 @@ def test_ctrl_c_ends_a_worker_without_a_traceback(broker, start_script, start_pr
     assert [line for line in worker.err if not line.startswith(NO_CONNECTION)] == []
 
 
-def test_tasks_survive_and_workers_come_back_when_rabbitmq_is_killed(broker, start_worker, send):
-    workers = [start_worker(broker.url), start_worker(broker.url)]
-    in_work = [f"in work {n}{'.' * 20}" for n in (1, 2)]
-    with frozen(*workers):
-        for task in [*in_work, *(f"waiting {n}" for n in range(8))]:
-            send(broker.url, task)
-        wait_until_queues_are_on_disk(broker)
-    for worker, task in zip(workers, in_work):
-        worker.wait_for(f" [x] Received {task!r}")
-    broker.kill()
-    broker.start()
-    for worker, task in zip(workers, in_work):
-        worker.wait_for(" [x] Received", 2)
-        assert worker.out[:4] == [WAITING, f" [x] Received {task!r}", " [x] Done", WAITING]
-        assert worker.err[0].startswith(LOST)
-    assert {worker.out[4] for worker in workers} == {f" [x] Received {t!r}" for t in in_work}
-    assert messages_ready(broker.url) == 8
-
-
 def test_workers_leave_a_frozen_broker_and_come_back(broker, start_worker, changed_worker, send):
     impatient = changed_worker(("heartbeat = 300", "heartbeat = 3"))
     busy, idle = (start_worker(f"{broker.url}?stack_timeout=2", impatient) for _ in range(2))
@@ -122,16 +89,6 @@ def test_a_worker_tries_again_after_two_seconds(broker, start_script, start_prox
     worker = start_script(tmp_path / "try_it.py", AMQP_URL=url, PYTHONPATH=str(ROOT))
     worker.wait_for("2 seconds", 2)
     assert worker.out[:2] == ["2 seconds", "2 seconds"]
-
-
-def test_the_address_and_the_heartbeat_of_a_worker():
-    """Nothing connects: there may be a reader's RabbitMQ."""
-    code = "from worker import parameters as p; print(p.host, p.port, p.heartbeat)"
-    environment = {name: value for name, value in os.environ.items() if name != "AMQP_URL"}
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True
-    ).stdout
-    assert printed == b"127.0.0.1 5672 300\n"
 
 
 @pytest.mark.parametrize("task", ["", "in work..."])
@@ -189,17 +146,3 @@ def test_a_rejected_task_is_gone_and_the_worker_goes_on(broker, start_worker, ch
     worker.wait_for(" [x] Done")
     wait_until(lambda: broker.messages() == 0, "no task is left")
     assert_quiet(worker)
-
-
-def test_the_scripts_need_nothing_but_pika(broker, start_worker, tmp_path):
-    """They run as programs, with a Python that sees no other package."""
-    (tmp_path / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
-    (tmp_path / "python3").chmod(0o755)
-    (tmp_path / "pika").symlink_to(os.path.dirname(pika.__file__))
-    environment = {"AMQP_URL": broker.url, "PYTHONPATH": str(tmp_path)}
-    environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    subprocess.run([ROOT / "new_task.py", "alone"], env=environment, check=True)
-    with subprocess.Popen([ROOT / "worker.py"], env=environment, stderr=subprocess.PIPE) as worker:
-        wait_until(lambda: broker.messages() == 0, "the task is done")
-        worker.send_signal(signal.SIGINT)
-    assert worker.returncode == 0

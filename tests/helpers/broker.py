@@ -121,7 +121,8 @@ class Broker:
             )
         deadline = time.monotonic() + limit
         while self.is_running() and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), self._connect() as connection:
+            here = ("127.0.0.1", self.port)
+            with contextlib.suppress(OSError), socket.create_connection(here, 5) as connection:
                 connection.sendall(b"AMQP\0\0\x09\x01")
                 if connection.recv(1) == b"\x01":  # the frame type of connection.start
                     self.rabbitmqctl("await_startup")  # the last steps come after the port
@@ -129,9 +130,6 @@ class Broker:
             time.sleep(0.1)
         said = (self.home / "out").read_text(errors="replace")[-2000:]
         raise RuntimeError(f"RabbitMQ did not start:\n{said}")
-
-    def _connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5)
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -56,7 +56,7 @@ def orders(picture: str) -> dict[str, str]:
 class Reader:
     """Somebody who follows the page, in a folder with the two scripts, on this broker.
 
-    For this reader, 127.0.0.1 is that broker, and `sudo` needs no password.
+    For this reader, 127.0.0.1 is that broker.
     """
 
     def __init__(self, broker: Broker, folder: Path) -> None:
@@ -64,14 +64,11 @@ class Reader:
         self._started: list[Script] = []
         for script in ("new_task.py", "worker.py"):
             shutil.copy(ROOT / script, folder)
-        tools = {
-            tool: f'{Path(SERVER).with_name(tool)} --node {broker.node} "$@"'
-            for tool in ("rabbitmqctl", "rabbitmq-plugins")
-        }
         (folder / "bin").mkdir()
-        for tool, command in {**tools, "sudo": '"$@"'}.items():
-            (folder / "bin" / tool).write_text(f"#!/bin/sh\nexec {command}\n")
-            (folder / "bin" / tool).chmod(0o755)
+        tool = folder / "bin" / "rabbitmqctl"
+        command = Path(SERVER).with_name("rabbitmqctl")
+        tool.write_text(f'#!/bin/sh\nexec {command} --node {broker.node} "$@"\n')
+        tool.chmod(0o755)
         path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{broker.environment['PATH']}"
         self.environment = {**broker.environment, "PATH": path, "AMQP_URL": broker.url}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 
 from helpers.broker import Broker
@@ -16,16 +15,15 @@ DELETE, CLOSE = b"\x00\x32\x00\x28", b"\x00\x0a\x00\x32"
 
 
 class Proxy:
-    """Passes bytes on to a broker. With several brokers: to each in turn, as a load balancer.
+    """Passes bytes on to a broker.
 
-    At each `moment` it does what `then` says, before it passes the bytes on:
-    "cut": closes the connection (FIN); "reset": resets it (RST), at moments of the script only;
-    "hold": passes nothing on, in neither direction and not even an end, until go_on(). A line that
-    is held for ever is one that has gone silent, as when a cable is pulled.
+    At each `moment` it does what `then` says, before it passes the bytes on: "cut": closes the
+    connection; "hold": passes nothing on, in neither direction and not even an end, until go_on().
+    A line that is held for ever is one that has gone silent, as when a cable is pulled.
     """
 
-    def __init__(self, *brokers: Broker, moment: bytes = b"", then: str = "") -> None:
-        self._brokers, self._moment, self._then = list(brokers), moment, then
+    def __init__(self, broker: Broker, moment: bytes, then: str) -> None:
+        self._port, self._moment, self._then = broker.port, moment, then
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.reached = threading.Event()
@@ -60,35 +58,25 @@ class Proxy:
                 if self._closed:
                     return
                 raise
-            broker = self._connect()
+            broker = socket.socket()
+            with contextlib.suppress(ConnectionRefusedError):  # else the script's end is closed
+                broker.connect(("127.0.0.1", self._port))
             self._sockets += [script, broker]
             for ends in ((script, broker), (broker, script)):
                 thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
                 thread.start()
                 self._passing.append(thread)
 
-    def _connect(self) -> socket.socket:
-        """A connection to the next broker that takes one; a closed one where none does."""
-        for _ in self._brokers:
-            self._brokers.append(self._brokers.pop(0))
-            with contextlib.suppress(ConnectionRefusedError):
-                return socket.create_connection(("127.0.0.1", self._brokers[-1].port))
-        return socket.socket()
-
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 data = source.recv(65536)
-                if self._moment and self._moment in data:
+                if self._moment in data:
                     begin = max(0, data.index(self._moment) - 7)  # a frame's head has seven bytes
                     target.sendall(data[:begin])
                     data = data[begin:]
                     self.reached.set()
-                    if self._then == "reset":  # no FIN, when the socket is closed
-                        now = struct.pack("ii", 1, 0)
-                        source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
-                        source.close()
-                    if self._then in ("reset", "cut"):
+                    if self._then == "cut":
                         break
                 if self._then == "hold" and self.reached.is_set():
                     self._go_on.wait()
