@@ -14,13 +14,12 @@ from helpers.setup import ROOT, enter_venv, need_rabbitmq
 
 def run(*command: str) -> int:
     """Run a tool of .venv in the project's folder. Returns its status."""
-    with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT) as process:
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                pass  # the terminal has sent it to the tool, too: wait until that has ended
+    tool = [sys.executable, "-m", *command]
+    with subprocess.Popen(tool, cwd=ROOT, start_new_session=True) as process:
+        # What would end this process is CTRL+C for all of the tool's: each ends what it started.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT))
+        return process.wait()
 
 
 def main() -> int:

@@ -80,6 +80,7 @@ class Broker:
             "LANG": "C.UTF-8",
             "ERL_CRASH_DUMP_SECONDS": "0",
             "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_FLAGS": "-start_epmd false",  # what is still starting when ours has ended
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
