@@ -16,7 +16,7 @@ def run(*command: str) -> int:
     """Run a tool of .venv in the project's folder. Returns its status."""
     tool = [sys.executable, "-m", *command]
     with subprocess.Popen(tool, cwd=ROOT, start_new_session=True) as process:
-        # What would end this process is CTRL+C for all of the tool's: each ends what it started.
+        # Whatever would end this process is CTRL+C for all of the tool's: they end their brokers.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT))
         return process.wait()
