@@ -83,7 +83,7 @@ def kept(url, folder):
 
     wait_until(answers, "RabbitMQ has its queues again: quorum queues take a moment longer")
     waiting = take_all(url, "task_queue") + take_all(url, "failed_tasks")
-    done = {int(report.stem) for report in (folder / "reports").glob("*.txt")}
+    done = {int(report.stem) for report in (folder / "reports").glob("[0-9]*.txt")}
     return done | {json.loads(body)["id"] for body, _ in waiting}
 
 
@@ -127,7 +127,7 @@ def test_looking_at_a_failed_task_neither_loses_nor_changes_it(reader_of_own):
     reader.broker.rabbitmqctl("add_user", "kim", "secret")
     reader.broker.rabbitmqctl("set_permissions", "-p", "quorum", "kim", ".*", ".*", ".*")
     reader.save("failed_tasks.py")
-    with open_channel(url.replace("127", "kim:secret@127")) as channel:
+    with open_channel(url.replace("//", "//kim:secret@")) as channel:
         channel.queue_declare("failed_tasks", durable=True)
         foreign = pika.BasicProperties(user_id="kim", headers={"error": "\x1b[2J"})
         channel.basic_publish("", "failed_tasks", b"\xff\nTasks: 0", foreign)
