@@ -113,6 +113,16 @@ def test_ProbableAccessDeniedError_of_a_heartbeat_above_65535(broker, start_scri
     assert "ProbableAccessDeniedError" in worker.wait_for(NO_CONNECTION, 2)
 
 
+def test_AMQPConnectionError_alone_and_unable_to_perform_an_operation_on_node(reader):
+    """Of the page's own programs, and of rabbitmqctl, when RabbitMQ is not running."""
+    reader.save("send_tasks.py")
+    reader.broker.kill()
+    last_line = reader.error_of("echo lost | python send_tasks.py")
+    assert last_line == "pika.exceptions.AMQPConnectionError\n"
+    with pytest.raises(RuntimeError, match="unable to perform an operation on node"):
+        reader.type_in("rabbitmqctl list_queues")
+
+
 def test_No_module_named_pika():
     ended = subprocess.run(
         [sys.executable, "-I", "-S", "worker.py"], cwd=ROOT, capture_output=True, text=True

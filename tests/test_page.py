@@ -236,8 +236,10 @@ def test_clean_up_on_debian_or_ubuntu(reader_of_own):
     with open_channel(broker.url) as channel:
         for name in ("task_queue", "failed_tasks", "mine"):
             channel.queue_declare(name, durable=True)
-    broker.rabbitmqctl("set_policy", "full", "nothing", '{"max-length":1}')
-    broker.rabbitmqctl("add_vhost", "jobs")
+    for policy in ("full", "expire"):
+        broker.rabbitmqctl("set_policy", policy, "nothing", '{"max-length":1}')
+    for vhost in ("jobs", "safe"):
+        broker.rabbitmqctl("add_vhost", vhost)
     broker.rabbitmqctl("add_user", "alice", "secret")
     reader.type_in(delete)
     assert broker.rabbitmqctl("list_queues", "--no-table-headers", "name").split() == ["mine"]
