@@ -98,8 +98,8 @@ def start_proxy():
     """Starts a network that fails: start_proxy(broker, moment=PUBLISH, then="cut")."""
     started = []
 
-    def start(*brokers, **fault):
-        started.append(Proxy(*brokers, **fault))
+    def start(broker, **fault):
+        started.append(Proxy(broker, **fault))
         return started[-1]
 
     yield start
