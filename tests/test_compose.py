@@ -83,7 +83,7 @@ def test_with_docker(compose):
 
 
 def test_clean_up_with_docker(compose, ten_workers):
-    (down,) = steps("Clean up with Docker")
+    down, _delete, _remove = steps("Clean up")  # in test_page.py
     compose("docker compose up -d --wait --scale worker=1")
     compose(down)
     of_the_project = ("--filter", f"label=com.docker.compose.project={PROJECT}", "--quiet")
@@ -91,8 +91,8 @@ def test_clean_up_with_docker(compose, ten_workers):
         assert docker(*kind, *of_the_project).stdout == ""
 
 
-def test_keep_ten_workers_running_in_containers(compose, ten_workers):
-    (up,) = steps("Keep ten workers running, in containers")
+def test_keep_ten_workers_running(compose, ten_workers):
+    (up,) = steps("Keep ten workers running")
     compose(up)
 
     def waiting():

@@ -261,7 +261,7 @@ def test_no_task_is_lost_while_hundreds_fail_and_everything_is_killed(
         else:
             broker.kill()
             broker.start()
-        # As systemd does. (One may have ended: a quorum queue without a leader sends a nack.)
+        # As Docker does. (One may have ended: a quorum queue without a leader sends a nack.)
         workers += [start() for worker in workers[-4:] if not worker.is_running()]
     wait_until(lambda: messages_ready(jobs) == 0, "no task waits")
     for worker in workers:

@@ -6,7 +6,6 @@ whose name here begins with `_` is not run, for the reason beside it.
 
 from __future__ import annotations
 
-import configparser
 import re
 import subprocess
 import sys
@@ -200,28 +199,6 @@ def test_work_for_longer_than_five_minutes(start_broker):
     assert limit == "{ok,36000000}\n"
 
 
-def test_keep_ten_workers_running_with_systemd(reader):
-    """systemd does not run here. What it reads of a worker comes through a pipe, too."""
-    _copy, _start, _stop = steps("Keep ten workers running, with systemd")
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.read_string(page.file("worker@.service"))
-    environment = dict(pair.split("=", 1) for pair in unit["Service"]["Environment"].split())
-    python, *arguments = unit["Service"]["ExecStart"].split()
-    assert python == "/srv/work-queue/.venv/bin/python"
-    worker = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=reader.folder,
-        env={**environment, "AMQP_URL": reader.broker.url},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert worker.stdout and worker.stdout.readline() == f"{WAITING}\n"
-    finally:
-        worker.kill()
-        worker.communicate()
-
-
 def test_use_another_host_port_or_login(reader_of_own):
     alice, send = steps("Use another host, port or login")
     reader_of_own.type_in(alice)
@@ -230,16 +207,14 @@ def test_use_another_host_port_or_login(reader_of_own):
     assert listed == "task_queue\t1"
 
 
-def test_clean_up_on_debian_or_ubuntu(reader_of_own):
+def test_clean_up(reader_of_own):
     reader, broker = reader_of_own, reader_of_own.broker
-    delete, _remove_rabbitmq = steps("Clean up on Debian or Ubuntu")  # a reader may need it
+    _docker, delete, _remove = steps("Clean up")  # in test_compose.py; a reader may need RabbitMQ
     with open_channel(broker.url) as channel:
         for name in ("task_queue", "failed_tasks", "mine"):
             channel.queue_declare(name, durable=True)
-    for policy in ("full", "expire"):
-        broker.rabbitmqctl("set_policy", policy, "nothing", '{"max-length":1}')
-    for vhost in ("jobs", "safe"):
-        broker.rabbitmqctl("add_vhost", vhost)
+    broker.rabbitmqctl("set_policy", "full", "nothing", '{"max-length":1}')
+    broker.rabbitmqctl("add_vhost", "jobs")
     broker.rabbitmqctl("add_user", "alice", "secret")
     reader.type_in(delete)
     assert broker.rabbitmqctl("list_queues", "--no-table-headers", "name").split() == ["mine"]
