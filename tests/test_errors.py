@@ -130,6 +130,14 @@ def test_No_module_named_pika():
     assert ended.stderr.endswith("No module named 'pika'\n")
 
 
+@pytest.mark.parametrize("command", ["python", "rabbitmqctl"])
+def test_command_not_found(command):
+    """In a console that knows neither .venv nor rabbitmqctl()."""
+    shell = ["/bin/bash", "-c", command]
+    ended = subprocess.run(shell, env={"PATH": "/none"}, capture_output=True, text=True)
+    assert ended.stderr.endswith(f"{command}: command not found\n")
+
+
 def test_access_to_queue(start_broker, assert_both_end):
     broker = start_broker()
     broker.rabbitmqctl("set_permissions", "guest", "", "", "")

@@ -164,6 +164,14 @@ def test_a_failed_task_is_tried_again_and_then_moved_with_its_error(broker, star
     assert take_all(broker.url, "failed_tasks") == [(FAILS, {"error": "OSError: mine"})]
 
 
+@pytest.mark.parametrize("error", ["SystemExit('mine')", "OSError('half a letter: \\ud83d')"])
+def test_no_error_of_the_work_ends_the_worker(broker, start_my_worker, error):
+    worker = start_my_worker(broker.url, waits(0), work(f"raise {error}"))
+    publish(broker.url, FAILS, FAILS)
+    worker.wait_for(MOVED, 2)
+    assert [body for body, _ in take_all(broker.url, "failed_tasks")] == [FAILS, FAILS]
+
+
 def test_a_task_that_never_ends_is_interrupted(broker, start_my_worker):
     worker = start_my_worker(broker.url, waits(0), ("LIMIT = 240", "LIMIT = 1"))
     publish(broker.url, HANGS, WORKS)
