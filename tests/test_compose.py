@@ -16,6 +16,7 @@ from helpers.script import WAITING, wait_until
 from helpers.setup import ROOT
 
 PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from another run's
+OF_THE_PROJECT = ("--filter", f"label=com.docker.compose.project={PROJECT}")
 IMAGES = ("rabbitmq:4-management", "python:3-slim")  # as in docker-compose.yml
 
 
@@ -42,15 +43,13 @@ def compose(images, project):
         names = ("docker-compose.yml", "docker-compose.override.yml", "no-ports.yml")
         files = [f"--file={project / name}" for name in names if (project / name).exists()]
         assert line.startswith("docker compose ")
-        return docker("compose", f"--project-name={PROJECT}", *files, *shlex.split(line)[2:])
-
-    def run(line):
-        ended = typed(line)
+        ended = docker("compose", f"--project-name={PROJECT}", *files, *shlex.split(line)[2:])
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    yield run
-    typed("docker compose --profile play down --volumes --remove-orphans --rmi local")
+    yield typed
+    down = ("down", "--volumes", "--rmi=local", "--remove-orphans")
+    docker("compose", f"--project-name={PROJECT}", "--profile=play", *down)
 
 
 @pytest.fixture
@@ -80,19 +79,22 @@ def test_with_docker(compose):
         compose(up)
         listed = compose(f"{in_the_container} -q list_queues --no-table-headers")
         assert listed.split() == ["task_queue", "1"]
+    compose("docker compose stop")
+    with pytest.raises(AssertionError, match='service "rabbitmq" is not running'):
+        compose(f"{in_the_container} status")
 
 
 def test_clean_up_with_docker(compose, ten_workers):
     down, _delete, _remove = steps("Clean up")  # in test_page.py
     compose("docker compose up -d --wait --scale worker=1")
+    (ten_workers / "docker-compose.override.yml").unlink()  # and the workers run on
     compose(down)
-    of_the_project = ("--filter", f"label=com.docker.compose.project={PROJECT}", "--quiet")
     for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls"), ("image", "ls")):
-        assert docker(*kind, *of_the_project).stdout == ""
+        assert docker(*kind, *OF_THE_PROJECT, "--quiet").stdout == ""
 
 
 def test_keep_ten_workers_running(compose, ten_workers):
-    (up,) = steps("Keep ten workers running")
+    up, remove = steps("Keep ten workers running")
     compose(up)
 
     def waiting():
@@ -100,15 +102,23 @@ def test_keep_ten_workers_running(compose, ten_workers):
         return set(re.findall(rf"(worker-\d+) +\| {re.escape(WAITING)}", logs))
 
     wait_until(lambda: len(waiting()) == 10, "all ten workers wait")
+    (ten_workers / "docker-compose.override.yml").unlink()
+    compose(remove)
+    names = docker("ps", "--all", "--format", "{{.Names}}", *OF_THE_PROJECT).stdout
+    assert names == f"{PROJECT}-rabbitmq-1\n"
 
 
-def test_sigterm_ends_my_worker_as_a_containers_first_process(compose, ten_workers):
-    """Linux gives it no signal that it does not ask for, so each stop would take ten seconds."""
-    (ten_workers / "worker.py").write_text(page.file("my_worker.py"))
-    override = ten_workers / "docker-compose.override.yml"
-    override.write_text(override.read_text().replace("    init: true\n", ""))
+def test_ten_workers_of_your_own(compose, ten_workers):
+    """Reports are kept. SIGTERM ends it, also as a first process, which most signals do not."""
+    (ten_workers / "my_worker.py").write_text(page.file("my_worker.py"))
+    dockerfile = page.file("Dockerfile").replace("worker.py", "my_worker.py")
+    (ten_workers / "Dockerfile").write_text(dockerfile.replace(" ./", " new_task.py ./"))
+    override = page.file("docker-compose.override.yml").replace("    init: true\n", "")
+    (ten_workers / "docker-compose.override.yml").write_text(override)
     compose("docker compose up -d --build --scale worker=1")
     wait_until(lambda: WAITING in compose("docker compose logs worker"), "it waits")
+    compose("""docker compose exec -T worker python new_task.py '{"id": 1, "seconds": 0}'""")
+    wait_until((ten_workers / "reports" / "1.txt").exists, "the report is there")
     compose("docker compose stop --timeout 100 worker")
     states = compose("docker compose ps --all --format json worker")
     assert json.loads(states.splitlines()[0])["ExitCode"] == 0

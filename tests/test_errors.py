@@ -123,19 +123,18 @@ def test_AMQPConnectionError_alone_and_unable_to_perform_an_operation_on_node(re
         reader.type_in("rabbitmqctl list_queues")
 
 
-def test_No_module_named_pika():
-    ended = subprocess.run(
-        [sys.executable, "-I", "-S", "worker.py"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert ended.stderr.endswith("No module named 'pika'\n")
+def test_requires_the_rabbit_app(reader):
+    with pytest.raises(RuntimeError, match="requires the 'rabbit' app"):
+        reader.type_in("rabbitmqctl stop_app; rabbitmqctl list_queues")
 
 
-@pytest.mark.parametrize("command", ["python", "rabbitmqctl"])
-def test_command_not_found(command):
+def test_No_module_named_pika_and_command_not_found():
     """In a console that knows neither .venv nor rabbitmqctl()."""
-    shell = ["/bin/bash", "-c", command]
-    ended = subprocess.run(shell, env={"PATH": "/none"}, capture_output=True, text=True)
-    assert ended.stderr.endswith(f"{command}: command not found\n")
+    words = subprocess.getoutput(f"'{sys.executable}' -I -S '{ROOT}/worker.py'")
+    assert words.endswith("No module named 'pika'")
+    for command in ("python", "rabbitmqctl"):
+        words = subprocess.getoutput(f"PATH=/none /bin/bash -c {command}")
+        assert words.endswith(f"{command}: command not found")
 
 
 def test_access_to_queue(start_broker, assert_both_end):
