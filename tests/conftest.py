@@ -1,25 +1,38 @@
-"""The fixtures: brokers to break, scripts to run, networks to cut. Each ends what it started."""
+"""The fixtures: brokers to break, scripts to run, networks to cut. Each ends what it started.
+
+A test is named after what is promised. Its name holds the title of the section that promises it,
+or the first words of the row in a table of errors, in small letters: `test_page.py` finds it there.
+
+| file | what is promised |
+| --- | --- |
+| test_page.py | README.md: its lessons, in their order, and that each section and row has a test |
+| test_answers.py | tests/examples/README.md: the answers, and the programs that they show |
+| test_errors.py | the rows of both pages' tables of errors |
+| test_new_task.py, test_worker.py, test_tls.py | the two scripts |
+| test_my_worker.py | tests/examples: tasks.py, my_worker.py, failed_tasks.py |
+| test_kills.py | no task is lost, whatever is killed |
+| test_three_machines.py | the same, on a cluster |
+| test_compose.py | what is done with Docker |
+| test_play.py, test_run.py | the commands play.py and run.py |
+"""
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
 import sys
-from pathlib import Path
 
 import pytest
-from pika.exceptions import AMQPError
 
 pytest.register_assert_rewrite("helpers")
 
 from helpers.amqp import delete_queue
 from helpers.broker import Broker, epmd
-from helpers.page import Reader
+from helpers.machine import ROOT
+from helpers.page import EXAMPLES, Reader
 from helpers.proxy import Proxy
 from helpers.script import WAITING, Script
-from helpers.setup import ROOT
 
 # CTRL+C is ignored in whatever a job in the background starts, unless somebody undoes it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -67,13 +80,10 @@ def broker(shared_broker):
 
     A test that changes settings, users or virtual hosts takes start_broker instead.
     """
-    queues = ("task_queue", "failed_tasks")
-    try:
-        delete_queue(shared_broker.url, *queues)
-    except AMQPError:  # it does not run yet, or a test has left it in the middle of something
+    if not shared_broker.takes_connections():  # it is not started yet, or a test has stopped it
         shared_broker.kill()
         shared_broker.start()
-        delete_queue(shared_broker.url, *queues)
+    delete_queue(shared_broker.url, "task_queue", "tasks", "failed_tasks")
     yield shared_broker
     shared_broker.thaw()
 
@@ -98,8 +108,8 @@ def start_proxy():
     """Starts a network that fails: start_proxy(broker, moment=PUBLISH, then="cut")."""
     started = []
 
-    def start(broker, **fault):
-        started.append(Proxy(broker, **fault))
+    def start(*brokers, **fault):
+        started.append(Proxy(*brokers, **fault))
         return started[-1]
 
     yield start
@@ -154,7 +164,7 @@ def reader(broker, tmp_path_factory):
 
 
 @pytest.fixture
-def reader_of_own(start_broker, tmp_path_factory):
+def reader_with_own_broker(start_broker, tmp_path_factory):
     """Somebody who changes settings of RabbitMQ, with a broker of the test's own."""
     reader = Reader(start_broker(), tmp_path_factory.mktemp("reader"))
     yield reader
@@ -162,20 +172,16 @@ def reader_of_own(start_broker, tmp_path_factory):
 
 
 @pytest.fixture
-def change(tmp_path):
-    """Makes a script from a text, in which each first text is replaced by its second."""
+def edited(tmp_path):
+    """Copies a program, ours or an example, and replaces each first text by its second."""
 
-    def make(text, *changes) -> Path:
-        for old, new in changes:
+    def edit(name, *replacements):
+        folder = ROOT if (ROOT / name).exists() else EXAMPLES
+        text = (folder / name).read_text()
+        for old, new in replacements:
             assert text.count(old) == 1, old
             text = text.replace(old, new)
-        (tmp_path / "changed.py").write_text(text)
-        return tmp_path / "changed.py"
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
 
-    return make
-
-
-@pytest.fixture
-def changed_worker(change):
-    """Makes a changed copy of worker.py."""
-    return functools.partial(change, (ROOT / "worker.py").read_text())
+    return edit

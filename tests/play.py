@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from helpers.broker import SERVER, Broker, epmd
+from helpers.machine import enter_venv, fail, need_rabbitmq
 from helpers.script import Script
-from helpers.setup import enter_venv, fail, need_rabbitmq
 
 TASKS = (
     "First message.",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the tests, then ruff and mypy. With arguments, which are pytest's: run the tests alone."""
+"""Run ruff, mypy and the tests. With arguments, which are pytest's: run the tests alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from helpers.broker import SERVER
-from helpers.setup import ROOT, enter_venv, need_rabbitmq
+from helpers.machine import ROOT, enter_venv, need_rabbitmq
 
 
 def run(*command: str) -> int:
@@ -26,10 +26,10 @@ def main() -> int:
     enter_venv("requirements.txt", "tests/requirements.txt")
     need_rabbitmq(SERVER, "Install rabbitmq-server, then run this again.")
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    tests = run("pytest", "--rootdir=tests", "-c", "tests/pytest.ini", *(sys.argv[1:] or ["tests"]))
-    if tests or sys.argv[1:]:
-        return tests
-    return run("ruff", "check") or run("ruff", "format", "--check") or run("mypy")
+    if sys.argv[1:]:
+        return run("pytest", *sys.argv[1:])
+    checks = ("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest",)
+    return next(filter(None, (run(*check) for check in checks)), 0)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
+import socket
 import subprocess
 
 import pytest
-from helpers import page
-from helpers.page import orders, steps
+from helpers.machine import ROOT
+from helpers.page import steps, tasks_of
 from helpers.script import WAITING, wait_until
-from helpers.setup import ROOT
 
 PROJECT = f"work-queue-tests-{os.getpid()}"  # apart from a reader's, and from another run's
 OF_THE_PROJECT = ("--filter", f"label=com.docker.compose.project={PROJECT}")
@@ -36,36 +35,36 @@ def images():
 
 @pytest.fixture
 def compose(images, project):
-    """Types a line that begins with `docker compose`: in a project of its own, without ports."""
+    """Types the lines of a block with `docker compose`: in a project of its own, without ports.
+
+    Other lines, such as one with `cp`, are for the shell. Returns what the last line prints.
+    """
     (project / "no-ports.yml").write_text("services: {rabbitmq: {ports: !reset []}}\n")
 
-    def typed(line):
-        names = ("docker-compose.yml", "docker-compose.override.yml", "no-ports.yml")
-        files = [f"--file={project / name}" for name in names if (project / name).exists()]
-        assert line.startswith("docker compose ")
-        ended = docker("compose", f"--project-name={PROJECT}", *files, *shlex.split(line)[2:])
-        assert ended.returncode == 0, ended.stderr
+    def typed(block):
+        for line in block.splitlines():
+            command = shlex.split(line)
+            if command[:2] == ["docker", "compose"]:
+                named = [word for word in command if word.endswith(".yml")]
+                files = ["-f", "docker-compose.yml"] if not named else []
+                options, rest = command[2 : 2 + 2 * len(named)], command[2 + 2 * len(named) :]
+                command = ["docker", "compose", f"--project-name={PROJECT}", *files, *options]
+                command += ["-f", "no-ports.yml", *rest]
+            ended = subprocess.run(command, cwd=project, capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     yield typed
     down = ("down", "--volumes", "--rmi=local", "--remove-orphans")
-    docker("compose", f"--project-name={PROJECT}", "--profile=play", *down)
-
-
-@pytest.fixture
-def ten_workers(project):
-    """Saves the page's files for ten workers. Returns the folder."""
-    for name in ("Dockerfile", "docker-compose.override.yml"):
-        (project / name).write_text(page.file(name))
-    return project
+    docker("compose", f"--project-name={PROJECT}", f"--project-directory={project}", *down)
 
 
 def test_see_it_run_in_docker(compose):
-    _play, command, picture = steps("See it run")  # in test_play.py
-    assert orders(compose(command)) == orders(picture)
+    command, _play, picture = steps("See it run")  # in test_play.py
+    assert tasks_of(compose(command)) == tasks_of(picture)
 
 
-def test_with_docker(compose):
+def test_with_docker_and_service_rabbitmq_is_not_running(compose):
     """A task survives restart and down."""
     up, rabbitmqctl = steps("With Docker")
     compose(up)
@@ -74,7 +73,7 @@ def test_with_docker(compose):
     here = "--rm --workdir /work-queue --env AMQP_URL=amqp://rabbitmq"
     compose(f'docker compose run {here} play sh -c "{send}"')
     in_the_container = rabbitmqctl.split("{ ")[1].split(' "$@"')[0]
-    for again in ("restart", "down"):
+    for again in ("restart rabbitmq", "down"):
         compose(f"docker compose {again}")
         compose(up)
         listed = compose(f"{in_the_container} -q list_queues --no-table-headers")
@@ -84,44 +83,54 @@ def test_with_docker(compose):
         compose(f"{in_the_container} status")
 
 
-def test_clean_up_with_docker(compose, ten_workers):
+def test_clean_up_with_docker(compose):
+    """Also ten workers, which docker-compose.yml does not name."""
     down, _delete, _remove = steps("Clean up")  # in test_page.py
-    compose("docker compose up -d --wait --scale worker=1")
-    (ten_workers / "docker-compose.override.yml").unlink()  # and the workers run on
+    ten_workers, *_others = steps("Keep ten workers running")
+    compose(*steps("Answers and errors"))
+    compose(ten_workers)
     compose(down)
     for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls"), ("image", "ls")):
         assert docker(*kind, *OF_THE_PROJECT, "--quiet").stdout == ""
 
 
-def test_keep_ten_workers_running(compose, ten_workers):
-    up, remove = steps("Keep ten workers running")
+def test_keep_ten_workers_running(compose, project):
+    """They start again, and finish their tasks: SIGTERM reaches a container's first process."""
+    up, _logs, stop, remove = steps("Keep ten workers running")
+    logs = _logs.replace("--follow ", "")  # else it would not end
+    compose(*steps("Answers and errors"))
     compose(up)
+    wait_until(lambda: compose(logs).count(WAITING) == 10, "all ten workers wait")
+    workers = docker("ps", "--quiet", *OF_THE_PROJECT, "--filter", "name=worker").stdout
+    for name in workers.split():  # as an error would; `docker kill` would stop it for good
+        docker("exec", name, "python", "-c", "import os; os.kill(1, 15)")
+    wait_until(lambda: compose(logs).count(WAITING) == 20, "all ten workers wait again")
 
-    def waiting():
-        logs = compose("docker compose logs worker")
-        return set(re.findall(rf"(worker-\d+) +\| {re.escape(WAITING)}", logs))
-
-    wait_until(lambda: len(waiting()) == 10, "all ten workers wait")
-    (ten_workers / "docker-compose.override.yml").unlink()
+    task = """python -c 'import tasks; tasks.send([b"{}"])'""".replace(
+        "{}", '{\\"id\\": 1, \\"seconds\\": 5}'
+    )
+    compose(f"{up.splitlines()[-1].split(' up ')[0]} exec -T worker {task}")
+    wait_until(lambda: " [x] Received" in compose(logs), "a worker has the task")
+    compose(stop)
+    assert " [x] Done" in compose(logs)
+    assert (project / "reports" / "1.txt").read_text() == "This took 5.0 seconds.\n"
     compose(remove)
     names = docker("ps", "--all", "--format", "{{.Names}}", *OF_THE_PROJECT).stdout
     assert names == f"{PROJECT}-rabbitmq-1\n"
 
 
-def test_ten_workers_of_your_own(compose, ten_workers):
-    """Reports are kept. SIGTERM ends it, also as a first process, which most signals do not."""
-    (ten_workers / "my_worker.py").write_text(page.file("my_worker.py"))
-    dockerfile = page.file("Dockerfile").replace("worker.py", "my_worker.py")
-    (ten_workers / "Dockerfile").write_text(dockerfile.replace(" ./", " new_task.py ./"))
-    override = page.file("docker-compose.override.yml").replace("    init: true\n", "")
-    (ten_workers / "docker-compose.override.yml").write_text(override)
-    compose("docker compose up -d --build --scale worker=1")
-    wait_until(lambda: WAITING in compose("docker compose logs worker"), "it waits")
-    compose("""docker compose exec -T worker python new_task.py '{"id": 1, "seconds": 0}'""")
-    wait_until((ten_workers / "reports" / "1.txt").exists, "the report is there")
-    compose("docker compose stop --timeout 100 worker")
-    states = compose("docker compose ps --all --format json worker")
-    assert json.loads(states.splitlines()[0])["ExitCode"] == 0
+def test_port_is_already_allocated_and_address_already_in_use(images):
+    """By another container, and by another program."""
+    with socket.create_server(("127.0.0.1", 0)) as program:
+        port = f"127.0.0.1:{program.getsockname()[1]}:5672"
+        run = ("run", "--rm", f"--publish={port}", f"--name={PROJECT}-port", IMAGES[1])
+        assert "address already in use" in docker(*run, "true").stderr
+    try:
+        assert docker(*run[:2], "--detach", *run[2:], "sleep", "600").returncode == 0
+        again = docker("run", "--rm", f"--publish={port}", IMAGES[1], "true")
+        assert "port is already allocated" in again.stderr
+    finally:
+        docker("kill", f"{PROJECT}-port")
 
 
 def test_rabbitmq_is_published_to_this_machine_only_and_play_cannot_write(images):

@@ -11,10 +11,10 @@ import sys
 
 import pytest
 from helpers.amqp import delete_queue, messages_ready, open_channel
-from helpers.broker import free_port
+from helpers.broker import LIMIT, free_port
+from helpers.machine import ROOT
 from helpers.proxy import CONNECTION_OPEN, DECLARE, HEADER, PUBLISH, START_OK
-from helpers.script import LOST, NO_CONNECTION, WAITING, assert_traceback, wait_until
-from helpers.setup import ROOT
+from helpers.script import CANCELLED, LOST, NO_CONNECTION, WAITING, assert_traceback, wait_until
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_refused_by_a_line_that_fails(broker, start_proxy, assert_refused, words
     assert_refused(f"{proxy.url}?stack_timeout=2", words)
 
 
-def test_IncompatibleProtocolError_of_the_management_port(start_broker, assert_refused):
+def test_incompatibleprotocolerror_of_the_management_port(start_broker, assert_refused):
     broker = start_broker()
     broker.rabbitmqctl("enable", "rabbitmq_management", tool="rabbitmq-plugins")
     port = broker.management_port
@@ -101,23 +101,22 @@ def test_IncompatibleProtocolError_of_the_management_port(start_broker, assert_r
     assert_refused(f"amqp://127.0.0.1:{port}", "IncompatibleProtocolError")
 
 
-def test_NOT_ALLOWED_by_a_limit(start_broker, assert_refused):
+def test_not_allowed_by_a_limit(start_broker, assert_refused):
     broker = start_broker()
     broker.rabbitmqctl("set_vhost_limits", '{"max-connections":0}')
     assert_refused(broker.url, "NOT_ALLOWED")
 
 
-def test_ProbableAccessDeniedError_of_a_heartbeat_above_65535(broker, start_script, changed_worker):
+def test_probableaccessdeniederror_of_a_heartbeat_above_65535(broker, start_script, edited):
     """pika sends what does not fit, and RabbitMQ closes the line: for ever."""
-    worker = start_script(changed_worker(("= 300", "= 65536")), AMQP_URL=broker.url)
+    worker = start_script(edited("worker.py", ("= 300", "= 65536")), AMQP_URL=broker.url)
     assert "ProbableAccessDeniedError" in worker.wait_for(NO_CONNECTION, 2)
 
 
-def test_AMQPConnectionError_alone_and_unable_to_perform_an_operation_on_node(reader):
+def test_amqpconnectionerror_alone_and_unable_to_perform_an_operation_on_node(reader):
     """Of the page's own programs, and of rabbitmqctl, when RabbitMQ is not running."""
-    reader.save("send_tasks.py")
     reader.broker.kill()
-    last_line = reader.error_of("echo lost | python send_tasks.py")
+    last_line = reader.error_of("echo lost | python tests/examples/tasks.py")
     assert last_line == "pika.exceptions.AMQPConnectionError\n"
     with pytest.raises(RuntimeError, match="unable to perform an operation on node"):
         reader.type_in("rabbitmqctl list_queues")
@@ -128,7 +127,7 @@ def test_requires_the_rabbit_app(reader):
         reader.type_in("rabbitmqctl stop_app; rabbitmqctl list_queues")
 
 
-def test_No_module_named_pika_and_command_not_found():
+def test_no_module_named_pika_and_command_not_found():
     """In a console that knows neither .venv nor rabbitmqctl()."""
     words = subprocess.getoutput(f"'{sys.executable}' -I -S '{ROOT}/worker.py'")
     assert words.endswith("No module named 'pika'")
@@ -148,6 +147,30 @@ def test_inequivalent_arg(broker, assert_both_end):
     with open_channel(broker.url) as channel:
         channel.queue_declare("task_queue", durable=True, arguments={"x-queue-type": "quorum"})
     assert_both_end(broker.url, "inequivalent arg")
+
+
+def test_has_no_attribute_and_is_not_a_package_of_another_pika(start_script, edited):
+    """As where a file pika.py lies beside the script."""
+    new_task, worker = edited("new_task.py"), edited("worker.py")
+    (new_task.parent / "pika.py").touch()
+    assert_traceback(start_script(new_task), "has no attribute")
+    assert_traceback(start_script(worker), "is not a package")
+
+
+def test_resource_locked(broker, assert_both_end):
+    with open_channel(broker.url) as channel:
+        channel.queue_declare("task_queue", exclusive=True)
+        assert_both_end(broker.url, "RESOURCE_LOCKED")
+
+
+def test_internal_error_of_a_queue_that_is_not_durable(broker, start_script, edited):
+    """RabbitMQ 4.3 refuses such queues; older ones do not."""
+    script = edited("new_task.py", ("durable=True", "durable=False"))
+    new_task = start_script(script, AMQP_URL=broker.url)
+    if broker.version() < (4, 3):
+        assert new_task.wait() == 0
+    else:
+        assert_traceback(new_task, "INTERNAL_ERROR")
 
 
 def test_in_exclusive_use(broker, start_script):
@@ -170,26 +193,26 @@ def test_an_address_that_is_none(assert_both_end, words, url):
     assert_both_end(url.format(free_port=free_port()), words)
 
 
-def test_StreamLostError(broker, start_proxy, start_script, assert_not_sent):
+def test_streamlosterror(broker, start_proxy, start_script, assert_not_sent):
     for moment in (DECLARE, PUBLISH):
         assert_not_sent(start_proxy(broker, moment=moment, then="cut").url, "StreamLostError")
     proxy = start_proxy(broker, moment=DECLARE, then="cut")
     assert "StreamLostError" in start_script("worker.py", AMQP_URL=proxy.url).wait_for(LOST, 2)
 
 
-def test_AMQPHeartbeatTimeout(broker, start_proxy, start_script, changed_worker):
+def test_amqpheartbeattimeout(broker, start_proxy, start_script, edited):
     proxy = start_proxy(broker, moment=DECLARE, then="hold")
-    script = changed_worker(("heartbeat = 300", "heartbeat = 2"))
+    script = edited("worker.py", ("heartbeat = 300", "heartbeat = 2"))
     worker = start_script(script, AMQP_URL=proxy.url)
     assert "AMQPHeartbeatTimeout" in worker.wait_for(LOST)
 
 
-def test_CONNECTION_FORCED(broker, start_worker, start_proxy, start_script):
+def test_connection_forced_and_lost_the_connection(broker, start_worker, start_proxy, start_script):
     """Lost the connection, which an administrator has closed."""
     worker = start_worker(broker.url)
     proxy = start_proxy(broker, moment=PUBLISH, then="hold")
     new_task = start_script("new_task.py", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(100)
+    assert proxy.reached.wait(LIMIT)
     broker.rabbitmqctl("close_all_connections", "maintenance")
     proxy.go_on()
     assert_traceback(new_task, "CONNECTION_FORCED")
@@ -200,7 +223,7 @@ def test_CONNECTION_FORCED(broker, start_worker, start_proxy, start_script):
 # new_task.py
 
 
-def test_NackError_of_a_full_queue(start_broker, send, assert_not_sent):
+def test_nackerror_of_a_full_queue(start_broker, send, assert_not_sent):
     broker = start_broker()
     full = '{"max-length":1,"overflow":"reject-publish"}'
     broker.rabbitmqctl("set_policy", "full", "task_queue", full)
@@ -209,10 +232,10 @@ def test_NackError_of_a_full_queue(start_broker, send, assert_not_sent):
     assert messages_ready(broker.url) == 1
 
 
-def test_UnroutableError_of_a_queue_that_was_deleted(broker, start_proxy, start_script):
+def test_unroutableerror_of_a_queue_that_was_deleted(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=PUBLISH, then="hold")
     new_task = start_script("new_task.py", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(100)
+    assert proxy.reached.wait(LIMIT)
     delete_queue(broker.url)
     proxy.go_on()
     assert_traceback(new_task, "UnroutableError")
@@ -224,7 +247,7 @@ def test_message_size(broker, assert_not_sent):
     assert messages_ready(broker.url) == 0
 
 
-def test_ConnectionBlockedTimeout_of_a_rabbitmq_short_of_memory(start_broker, assert_not_sent):
+def test_connectionblockedtimeout_of_a_rabbitmq_short_of_memory(start_broker, assert_not_sent):
     """The task arrives all the same, when there is memory again."""
     broker = start_broker("vm_memory_high_watermark.absolute = 1MB\n")
     assert_not_sent(broker.url, "ConnectionBlockedTimeout", "blocked")
@@ -233,17 +256,17 @@ def test_ConnectionBlockedTimeout_of_a_rabbitmq_short_of_memory(start_broker, as
     wait_until(lambda: messages_ready(broker.url) == 1, "the task has arrived")
 
 
-def test_KeyboardInterrupt_before_the_confirm(broker, start_proxy, start_script):
+def test_keyboardinterrupt_before_the_confirm(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=PUBLISH, then="hold")
     new_task = start_script("new_task.py", "interrupted", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(100)
+    assert proxy.reached.wait(LIMIT)
     new_task.ctrl_c()
     assert new_task.wait() != 0
     assert new_task.out == []
     assert new_task.err[-1] == "KeyboardInterrupt"
 
 
-def test_UnicodeEncodeError_of_an_argument_that_is_not_text(broker, start_script):
+def test_unicodeencodeerror_of_an_argument_that_is_not_text(broker, start_script):
     """Nothing is sent."""
     new_task = start_script("new_task.py", "\udcff", AMQP_URL=broker.url, PYTHONUTF8="1")
     assert_traceback(new_task, "UnicodeEncodeError")
@@ -251,7 +274,7 @@ def test_UnicodeEncodeError_of_an_argument_that_is_not_text(broker, start_script
     assert messages_ready(broker.url) == 0
 
 
-def test_UnicodeEncodeError_of_a_console_that_cannot_show_a_letter(broker, start_script):
+def test_unicodeencodeerror_of_a_console_that_cannot_show_a_letter(broker, start_script):
     """The task of new_task.py is stored, and the one of the worker comes again."""
     plain = {"AMQP_URL": broker.url, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     new_task = start_script("new_task.py", "첫", **plain)
@@ -266,16 +289,24 @@ def test_UnicodeEncodeError_of_a_console_that_cannot_show_a_letter(broker, start
 # worker.py
 
 
-def test_delivery_acknowledgement_that_comes_too_late(start_broker, start_worker, send):
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_delivery_acknowledgement_that_comes_too_late_and_cancelled_by_rabbitmq(
+    start_broker, start_worker, send, kind
+):
     """RabbitMQ 4.3 has no such limit for classic queues."""
     broker = start_broker("consumer_timeout = 1000\n")
-    worker = start_worker(broker.url)
-    send(broker.url, ".....")
+    url = broker.add_vhost("late", "--default-queue-type", kind)
+    worker = start_worker(url)
+    send(url, ".....")
     if broker.version() < (4, 3):
         assert_traceback(worker, "delivery acknowledgement")
-        assert messages_ready(broker.url) == 1
-    else:
+        wait_until(lambda: messages_ready(url) == 1, "the task is back")
+    elif kind == "classic":
         worker.wait_for(" [x] Done")
+        wait_until(lambda: broker.queue(vhost="late") == (0, 0), "the task is acknowledged")
+    else:
+        worker.wait_for(CANCELLED)
+        worker.wait_for(" [x] Received", 2)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +317,24 @@ def test_delivery_acknowledgement_that_comes_too_late(start_broker, start_worker
     ],
     ids=["twice", "with auto_ack"],
 )
-def test_unknown_delivery_tag(broker, start_worker, changed_worker, send, acks):
-    worker = start_worker(broker.url, changed_worker(acks))
+def test_unknown_delivery_tag(broker, start_worker, edited, send, acks):
+    worker = start_worker(broker.url, edited("worker.py", acks))
     send(broker.url, "once")
     send(broker.url, "twice")  # the second ack of the first task may come after it is received
     assert_traceback(worker, "unknown delivery tag")
+
+
+def test_channelwrongstateerror_of_a_closed_channel(broker, start_worker, edited, send):
+    worker = start_worker(
+        broker.url, edited("worker.py", ("    time.sleep(b", "    ch.close(); (b"))
+    )
+    send(broker.url, "once")
+    assert_traceback(worker, "ChannelWrongStateError")
+
+
+def test_connectionwrongstateerror_of_a_closed_connection(broker, start_worker, edited, send):
+    """It looks like a lost connection, because it is one."""
+    work = "    ch.connection.close()\n    ch.connection.channel(); (b"
+    worker = start_worker(broker.url, edited("worker.py", ("    time.sleep(b", work)))
+    send(broker.url, "once")
+    assert "ConnectionWrongStateError" in worker.wait_for(LOST)

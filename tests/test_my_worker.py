@@ -1,296 +1,437 @@
-"""What is promised of my_worker.py, in Your own work: no task is lost, whatever fails."""
+"""What is promised of tasks.py, my_worker.py and failed_tasks.py: no task is lost or stops others.
+
+What lesson 8 shows is tested in test_page.py, and what survives kills in test_kills.py.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import uuid
+import sys
+import time
 
-import pika
 import pytest
-from helpers import page
-from helpers.amqp import messages_ready, open_channel, wait_until_queues_are_on_disk
-from helpers.page import steps
-from helpers.proxy import ACK, HEADER, PUBLISH
-from helpers.script import LOST, NO_CONNECTION, WAITING, assert_traceback, wait_until
-from pika.exceptions import AMQPError
+from helpers.amqp import (
+    delete_queue,
+    messages_ready,
+    open_channel,
+    wait_until_queues_are_on_disk,
+)
+from helpers.broker import LIMIT
+from helpers.proxy import HEADER, PUBLISH
+from helpers.script import (
+    CANCELLED,
+    LOST,
+    NO_CONNECTION,
+    WAITING,
+    assert_quiet,
+    assert_silent,
+    assert_traceback,
+    wait_until,
+)
 
-MOVED = " [x] Moved to failed_tasks"
-FAILS, HANGS = b'{"id": 1, "seconds": -1}', b'{"id": 1, "seconds": 1000}'
-WORKS = b'{"id": 2, "seconds": 0}'
+WORK = "        time.sleep(seconds)\n"
+GOOD, BAD = '{"id": 1, "seconds": 0}', '{"id": 2, "seconds": 0}'
+LONG = '{"id": 3, "seconds": 1000}'
+
+
+def work(line):
+    """The task BAD does this in place of its work."""
+    return WORK, f"        if task['id'] == 2:\n            {line}\n{WORK}"
 
 
 @pytest.fixture
-def start_my_worker(start_script, change, tmp_path):
-    """Starts a changed my_worker.py, and waits until it prints `wait_for`."""
+def start_my_worker(start_script, edited, tmp_path):
+    """Starts my_worker.py, edited, beside tasks.py with this limit of deliveries.
+
+    With `again`, it is started again whenever it ends, as Docker does.
+    """
     (tmp_path / "reports").mkdir()
 
-    def start(url, *changes, wait_for=WAITING):
-        script = change(page.file("my_worker.py"), *changes)
-        worker = start_script(script, directory=tmp_path, AMQP_URL=url)
+    def start(url, *replacements, limit=10, again=False, wait_for=WAITING):
+        edited("tasks.py", ('"x-delivery-limit": 10,', f'"x-delivery-limit": {limit},'))
+        edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), *replacements)
+        loop = f"while true; do '{sys.executable}' my_worker.py; sleep 0.1; done"
+        command = ["-c", loop] if again else ["my_worker.py"]
+        python = "sh" if again else sys.executable
+        worker = start_script(*command, python=python, directory=tmp_path, AMQP_URL=url)
         worker.wait_for(wait_for)
         return worker
 
     return start
 
 
-def waits(*seconds):
-    return "[0, 10, 10, 10, 10]", repr([0, *seconds])
+@pytest.fixture
+def start(start_script, edited, tmp_path):
+    """Starts tasks.py or failed_tasks.py with these tasks: start(url, "tasks.py", "{}", "{}")."""
+    for name in ("tasks.py", "failed_tasks.py"):
+        edited(name)
+
+    def start_with_input(url, command, *lines):
+        (tmp_path / "tasks.txt").write_text("".join(f"{line}\n" for line in lines))
+        command = f"exec '{sys.executable}' {command} <tasks.txt"
+        return start_script("-c", command, python="sh", directory=tmp_path, AMQP_URL=url)
+
+    return start_with_input
 
 
-def work(line):
-    return 'time.sleep(task["seconds"])', line
+@pytest.fixture
+def run(start):
+    """Runs tasks.py or failed_tasks.py to its end."""
+
+    def run_to_the_end(url, command, *lines):
+        ended = start(url, command, *lines)
+        ended.wait()
+        return ended
+
+    return run_to_the_end
 
 
-@pytest.fixture(params=["classic", "quorum"])
-def jobs(broker, request):
-    """The address of a virtual host whose queues are of this kind."""
-    name = f"{request.param}-{uuid.uuid4()}"
-    return broker.add_vhost(name, "--default-queue-type", request.param)
+@pytest.fixture
+def send(run):
+    """Sends tasks with tasks.py, and fails where that fails."""
+
+    def send_lines(url, *lines):
+        sent = run(url, "tasks.py", *lines)
+        assert sent.out == [f" [x] Sent {line!r}" for line in lines], str(sent)
+
+    return send_lines
 
 
-def publish(url, *bodies):
-    """Send tasks, and wait until they are stored."""
-    with open_channel(url) as channel:
-        channel.queue_declare("task_queue", durable=True)
-        channel.confirm_delivery()
-        for body in bodies:
-            channel.basic_publish("", "task_queue", body, pika.BasicProperties(delivery_mode=2))
+def wait_until_failed(url, count):
+    """Wait until so many tasks are in failed_tasks."""
+    wait_until(lambda: messages_ready(url, "failed_tasks") == count, f"{count} failed tasks")
 
 
-def wait_until_on_disk(broker, url):
-    """Wait until the queues of this virtual host are on disk."""
-    vhost = url.rpartition("/")[2]
-    names = (f"{vhost}_task_queue", f"{vhost}_failed_tasks")
-    wait_until_queues_are_on_disk(broker, *names if vhost.startswith("quorum") else ())
+# A task that fails
 
 
-def take_all(url, queue):
-    """The messages that wait in a queue, taken out: [(body, headers), ...]."""
-    with open_channel(url) as channel:
-        channel.queue_declare(queue, durable=True)
-        got = iter(lambda: channel.basic_get(queue, auto_ack=True), (None, None, None))
-        return [(body, properties.headers) for _, properties, body in got]
-
-
-def kept(url, folder):
-    """The ids of the tasks that are done, in task_queue, or in failed_tasks."""
-
-    def answers():
-        with contextlib.suppress(AMQPError), open_channel(url) as channel:
-            channel.basic_get("task_queue")
-            return channel.basic_get("failed_tasks")
-
-    wait_until(answers, "RabbitMQ has its queues again: quorum queues take a moment longer")
-    waiting = take_all(url, "task_queue") + take_all(url, "failed_tasks")
-    done = {int(report.stem) for report in (folder / "reports").glob("[0-9]*.txt")}
-    return done | {json.loads(body)["id"] for body, _ in waiting}
-
-
-def test_your_own_work(reader):
-    my_worker, task, mkdir, cat, oops, shown = steps("Your own work")
-    reader.save("my_worker.py")
-    worker = reader.start(my_worker)
-    reader.type_in(task)
-    worker.wait_for(" [x] Failed: FileNotFoundError")
-    reader.type_in(mkdir)
-    worker.wait_for(" [x] Done")
-    report = reader.type_in(cat).strip()
-    assert f"the report says `{report}`" in page.sections()["Your own work"]
-    reader.type_in(oops)
-    worker.wait_for(MOVED)
-    assert worker.out[-3:] == shown.splitlines()
-    assert worker.err[-1].endswith(shown.splitlines()[1].split("Failed: ")[1])  # a traceback
-    wait_until(lambda: reader.broker.messages() == 0, "the tasks are acknowledged")
-
-
-def test_look_at_the_failed_tasks_and_send_them_again(reader):
-    look, shown, resend, purge = steps("Look at the failed tasks, and send them again")
-    reader.save("my_worker.py")
-    reader.save("failed_tasks.py")
-    worker = reader.start("python my_worker.py")
-    publish(reader.broker.url, b"oops")
-    worker.wait_for(MOVED)
-    assert reader.type_in(look) == shown
-    assert reader.type_in(resend) == shown
-    worker.wait_for(MOVED, 2)
-    reader.type_in(purge)
-    assert reader.type_in(look) == "Tasks: 0\n"
-
-
-def test_looking_at_a_failed_task_neither_loses_nor_changes_it(reader_of_own):
-    """Also after 25 looks at a quorum queue, with a foreign user_id, and letters that fake."""
-    reader = reader_of_own
-    url = reader.broker.add_vhost("quorum", "--default-queue-type", "quorum")
-    limit = '{"delivery-limit":20}'  # as RabbitMQ 4 has it without a policy
-    reader.broker.rabbitmqctl("set_policy", "-p", "quorum", "limit", ".*", limit)
-    reader.broker.rabbitmqctl("add_user", "kim", "secret")
-    reader.broker.rabbitmqctl("set_permissions", "-p", "quorum", "kim", ".*", ".*", ".*")
-    reader.save("failed_tasks.py")
-    with open_channel(url.replace("//", "//kim:secret@")) as channel:
-        channel.queue_declare("failed_tasks", durable=True)
-        foreign = pika.BasicProperties(user_id="kim", headers={"error": "\x1b[2J"})
-        channel.basic_publish("", "failed_tasks", b"\xff\nTasks: 0", foreign)
-    look = f"AMQP_URL={url} python failed_tasks.py"
-    printed = {reader.type_in(look) for _ in range(25)}
-    assert printed == {"Tasks: 1\n'\ufffd\\nTasks: 0': '\\x1b[2J'\n"}
-    publish(url)
-    reader.type_in(f"{look} resend")
-    assert [body for body, _ in take_all(url, "task_queue")] == [b"\xff\nTasks: 0"]
-
-
-def test_a_wrong_task_is_moved_at_once(broker, start_my_worker):
-    """And the worker goes on, also after an error with more letters than a header may have."""
-    wrong = [b"", b"[]", b"1", b"{}", b'{"id": 1}', b'{"id": "x", "seconds": 0}', b"\xff"]
-    wrong.append(b'{"seconds": "long"}')
-    long = "time.sleep({}['x' * 900_000] if task['seconds'] == 'long' else task['seconds'])"
-    worker = start_my_worker(broker.url, work(long))
-    publish(broker.url, *wrong, WORKS)
-    worker.wait_for(" [x] Done")
-    wait_until(lambda: broker.messages() == 0, "all are acknowledged")
-    moved = take_all(broker.url, "failed_tasks")
-    assert [body for body, _ in moved] == wrong
-    assert all("Error: " in headers["error"] for _, headers in moved)
-
-
-def test_a_failed_task_is_tried_again_and_then_moved_with_its_error(broker, start_my_worker):
-    """Its worker says meanwhile that it is alive, or RabbitMQ would give the task to another."""
-    impatient = ("heartbeat = 300", "heartbeat = 2")
-    worker = start_my_worker(broker.url, impatient, waits(10, 0), work("raise OSError('mine')"))
-    publish(broker.url, FAILS)
-    worker.wait_for(MOVED)
-    assert worker.out[2:] == [" [x] Failed: OSError: mine"] * 3 + [MOVED]
-    assert not [line for line in worker.err if line.startswith(LOST)]
-    assert take_all(broker.url, "failed_tasks") == [(FAILS, {"error": "OSError: mine"})]
-
-
-@pytest.mark.parametrize("error", ["SystemExit('mine')", "OSError('half a letter: \\ud83d')"])
-def test_no_error_of_the_work_ends_the_worker(broker, start_my_worker, error):
-    worker = start_my_worker(broker.url, waits(0), work(f"raise {error}"))
-    publish(broker.url, FAILS, FAILS)
-    worker.wait_for(MOVED, 2)
-    assert [body for body, _ in take_all(broker.url, "failed_tasks")] == [FAILS, FAILS]
-
-
-def test_a_task_that_never_ends_is_interrupted(broker, start_my_worker):
-    worker = start_my_worker(broker.url, waits(0), ("LIMIT = 240", "LIMIT = 1"))
-    publish(broker.url, HANGS, WORKS)
-    worker.wait_for(" [x] Done")
-    error = "TimeoutError: more than 1 seconds"
-    assert worker.out.count(f" [x] Failed: {error}") == 2
-    assert take_all(broker.url, "failed_tasks") == [(HANGS, {"error": error})]
-
-
-def test_nobody_sees_half_a_report(broker, start_my_worker, tmp_path):
-    """Also when two workers do the same task at the same time, and both are killed."""
-    stop = (
-        "        file.write(",
-        "        file.flush()\n        time.sleep(1000)\n        file.write(",
-    )
-    workers = [start_my_worker(broker.url, stop) for _ in range(2)]
-    publish(broker.url, WORKS, WORKS)
-    wait_until(lambda: len(list(tmp_path.glob("reports/draft-*"))) == 2, "both write")
-    for worker in workers:
-        worker.kill()
-    assert not (tmp_path / "reports" / "2.txt").exists()
-
-
-@pytest.mark.parametrize(("why", "words"), [("full", "NackError"), ("gone", "UnroutableError")])
-def test_a_task_that_failed_tasks_does_not_take_is_kept(start_broker, start_my_worker, why, words):
-    broker = start_broker()
-    worker = start_my_worker(broker.url)
-    if why == "full":
-        full = '{"max-length":0,"overflow":"reject-publish"}'
-        broker.rabbitmqctl("set_policy", "full", "failed_tasks", full)
-    else:
-        broker.rabbitmqctl("delete_queue", "failed_tasks")
-    publish(broker.url, FAILS)
-    assert_traceback(worker, words)
-    assert MOVED not in worker.out
-    wait_until(lambda: messages_ready(broker.url) == 1, "it is back in task_queue")
-
-
-# WORKS is done before, so that the ack of the task that FAILS is the only frame with this tag.
-MOMENTS = {
-    "before the copy is sent": PUBLISH,
-    "between confirm and ack": ACK + (2).to_bytes(8, "big"),
+ENDINGS = {
+    "an error": "raise OSError",
+    "an error whose text raises": "raise type('Bad', (OSError,), {'__str__': lambda _: 1 / 0})",
+    "half a letter": "raise OSError('\\ud83d')",
+    "sys.exit": "sys.exit()",
+    "CancelledError": "raise __import__('asyncio').CancelledError",
+    "os._exit": "os._exit(1)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "no end": "time.sleep(1000)",
+    "no end, in C": "__import__('re').match('(a*)*b', 'a' * 40)",
+    "a child that lives on": "os._exit(1) if os.fork() else time.sleep(2) or os._exit(0)",
 }
 
 
-@pytest.mark.parametrize("victim", ["worker", "rabbitmq", "line"])
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_no_task_is_lost_on_its_way_to_failed_tasks(
-    broker, jobs, start_proxy, start_my_worker, tmp_path, moment, victim
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_task_that_always_fails_is_moved_and_those_behind_it_are_done(
+    broker, start_my_worker, send, run, tmp_path, ending
 ):
-    start_my_worker(jobs).kill()  # it has made the queues
-    publish(jobs, WORKS, FAILS)
-    wait_until_on_disk(broker, jobs)
-    proxy = start_proxy(broker, moment=MOMENTS[moment], then="cut" if victim == "line" else "hold")
-    worker = start_my_worker(jobs.replace(broker.url, proxy.url))
-    assert proxy.reached.wait(100)
-    if victim == "rabbitmq":
-        broker.kill()
-        broker.start()
-    worker.kill()
-    proxy.close()
-    assert kept(jobs, tmp_path) == {1, 2}
+    limit = [("LIMIT = 240", "LIMIT = 5")] if ending.startswith("no end") else []
+    worker = start_my_worker(broker.url, *limit, work(ENDINGS[ending]), limit=1, again=True)
+    send(broker.url, BAD, GOOD)
+    worker.wait_for(" [x] Done")
+    wait_until_failed(broker.url, 1)
+    assert (tmp_path / "reports" / "1.txt").read_text() == "This took 0.0 seconds.\n"
+    assert run(broker.url, "failed_tasks.py").out == [f"delivery_limit: {BAD!r}"]
+    assert worker.out.count(f" [x] Received {BAD!r}") == 2
 
 
-@pytest.mark.parametrize("victim", ["worker", "rabbitmq"])
-def test_no_task_is_lost_while_its_worker_waits(broker, jobs, start_my_worker, tmp_path, victim):
-    worker = start_my_worker(jobs, waits(600), work("raise OSError"))
-    publish(jobs, FAILS)
-    wait_until_on_disk(broker, jobs)
+def test_a_task_is_delivered_eleven_times_and_no_more(broker, start_my_worker, send):
+    worker = start_my_worker(broker.url, work("raise OSError"))
+    send(broker.url, BAD)
+    wait_until_failed(broker.url, 1)
+    assert worker.out.count(f" [x] Received {BAD!r}") == worker.out.count(" [x] Failed") == 11
+
+
+WRONG = ["", "[]", "1", "{}", '{"id": 1}', '{"id": "x", "seconds": 0}', '{"id": 1, "seconds": []}']
+
+
+def test_a_hopeless_task_is_moved_at_once(broker, start_my_worker, send, run):
+    worker = start_my_worker(broker.url)
+    send(broker.url, *WRONG, GOOD)
+    worker.wait_for(" [x] Done")
+    wait_until_failed(broker.url, len(WRONG))
+    assert worker.out.count(" [x] Hopeless") == len(WRONG)
+    assert run(broker.url, "failed_tasks.py").out == [f"rejected: {body!r}" for body in WRONG]
+
+
+def test_a_failed_task_waits_ten_seconds_and_its_worker_says_that_it_is_alive(
+    broker, start_my_worker, send
+):
+    """With a heartbeat of two seconds, RabbitMQ would drop a silent worker."""
+    pause, heartbeat = ("PAUSE = 0", "PAUSE = 10"), ("heartbeat = LIMIT + 60", "heartbeat = 2")
+    worker = start_my_worker(broker.url, pause, heartbeat, work("raise OSError"))
+    send(broker.url, BAD)
     worker.wait_for(" [x] Failed")
-    if victim == "rabbitmq":
-        broker.kill()
-        worker.wait_for(LOST)
-        broker.start()
-    worker.kill()
-    assert kept(jobs, tmp_path) == {1}
+    assert_silent(worker, 7)
+    worker.wait_for(" [x] Received", 2)
+    assert not [line for line in worker.err if line.startswith(LOST)]
 
 
-def test_no_task_is_lost_while_hundreds_fail_and_everything_is_killed(
-    broker, jobs, start_my_worker, tmp_path
-):
-    def start():
-        return start_my_worker(jobs, waits(0.1), work("if task['id'] % 3: raise OSError"))
+def test_a_worker_has_the_whole_limit_for_each_task(broker, start_my_worker, send):
+    worker = start_my_worker(broker.url, ("LIMIT = 240", "LIMIT = 5"))
+    send(broker.url, GOOD)
+    worker.wait_for(" [x] Done")
+    assert_silent(worker, 7)
+    send(broker.url, GOOD)
+    worker.wait_for(" [x] Done", 2)
+    assert_quiet(worker)
 
-    workers = [start() for _ in range(4)]
-    publish(jobs, *(f'{{"id": {number}, "seconds": 0}}'.encode() for number in range(300)))
-    wait_until_on_disk(broker, jobs)
-    for count in range(20, 160, 20):
-        wait_until(
-            lambda: sum(worker.out.count(MOVED) for worker in workers) >= count,  # noqa: B023
-            f"{count} tasks are moved",
-        )
-        if count % 60:
-            workers[-4].kill()
-        else:
-            broker.kill()
-            broker.start()
-        # As Docker does. (One may have ended: a quorum queue without a leader sends a nack.)
-        workers += [start() for worker in workers[-4:] if not worker.is_running()]
-    wait_until(lambda: messages_ready(jobs) == 0, "no task waits")
+
+def test_nobody_sees_half_a_report(broker, start_my_worker, send, tmp_path):
+    """Also when two workers do the same task at the same time, and both are killed."""
+    stop = ("            file.write(", "            time.sleep(1000)\n            file.write(")
+    workers = [start_my_worker(broker.url, stop) for _ in range(2)]
+    send(broker.url, GOOD, GOOD)
+    wait_until(lambda: len(list(tmp_path.glob("reports/draft-*/1.txt"))) == 2, "both write")
     for worker in workers:
+        worker.kill()
+    assert not (tmp_path / "reports" / "1.txt").exists()
+
+
+def test_a_worker_whose_queue_is_deleted_creates_it_again(broker, start_my_worker, send):
+    worker = start_my_worker(broker.url)
+    delete_queue(broker.url, "tasks")
+    worker.wait_for(CANCELLED)
+    worker.wait_for(WAITING, 2)
+    send(broker.url, GOOD)
+    worker.wait_for(" [x] Done")
+
+
+# A worker that is stopped
+
+
+def test_sigterm_stops_a_worker_without_work_at_once(broker, start_my_worker, start_proxy):
+    """Also one that has no connection, or whose RabbitMQ does not answer."""
+    idle, frozen = start_my_worker(broker.url), start_my_worker(broker.url)
+    url = start_proxy(broker, moment=HEADER, then="hold").url
+    connecting = start_my_worker(f"{url}?stack_timeout=1", wait_for=NO_CONNECTION)
+    idle.terminate()
+    assert idle.wait() == 0
+    broker.freeze()
+    for worker in (connecting, frozen):
         worker.terminate()
-        worker.wait()
-    assert kept(jobs, tmp_path) == set(range(300))
+        assert worker.wait() == 0
+    assert_quiet(idle, frozen)
 
 
-@pytest.mark.parametrize("moment", ["idle", "at work", "waiting", "connecting", "twice"])
-def test_sigterm_ends_it_at_once_and_its_task_is_kept(broker, start_proxy, start_my_worker, moment):
-    url, line = broker.url, " [x] Received"
-    publish(url, *{"idle": [], "connecting": [], "waiting": [FAILS]}.get(moment, [HANGS]))
-    tasks = messages_ready(url)
-    if moment == "connecting":
-        url = f"{start_proxy(broker, moment=HEADER, then='hold').url}?stack_timeout=1"
-    line = {"idle": WAITING, "connecting": NO_CONNECTION, "waiting": " [x] Failed"}.get(
-        moment, line
-    )
-    worker = start_my_worker(url, ("ValueError)", ")"), wait_for=line)
+def test_sigterm_stops_a_pause_and_the_task_is_kept(broker, start_my_worker, send):
+    worker = start_my_worker(broker.url, ("PAUSE = 0", "PAUSE = 1000"), work("raise OSError"))
+    send(broker.url, BAD)
+    worker.wait_for(" [x] Failed")
     worker.terminate()
-    if moment == "twice":
-        worker.terminate()
-    assert worker.wait() == 0 or moment == "twice"
-    wait_until(lambda: messages_ready(broker.url) == tasks, "the task is back in the queue")
+    assert worker.wait() == 0
+    wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task is back")
+
+
+@pytest.mark.parametrize("result", ["Done", "Failed", "Hopeless"])
+def test_sigterm_lets_a_task_finish_and_no_other_task_is_counted(
+    broker, start_my_worker, send, tmp_path, result
+):
+    lines = {"Done": "pass", "Failed": "raise OSError", "Hopeless": "raise Hopeless"}
+    wait = "exec(\"while not os.path.exists('go on'): time.sleep(0.1)\")"
+    worker = start_my_worker(broker.url, work(f"{wait}\n            {lines[result]}"))
+    send(broker.url, BAD, GOOD)
+    worker.wait_for(" [x] Received")
+    worker.terminate()
+    (tmp_path / "go on").touch()
+    assert worker.wait() == 0
+    assert worker.out == [WAITING, f" [x] Received {BAD!r}", f" [x] {result}"]
+    left = [GOOD.encode()] if result != "Failed" else [BAD.encode(), GOOD.encode()]
+    wait_until(lambda: messages_ready(broker.url, "tasks") == len(left), "it has answered")
+    with open_channel(broker.url) as channel:
+        got = [channel.basic_get("tasks") for _ in left]
+    assert [body for _, _, body in got] == left
+    assert (got[-1][1].headers or {}).get("x-delivery-count", 0) == 0
+    assert messages_ready(broker.url, "failed_tasks") == (result == "Hopeless")
+
+
+def test_a_second_sigterm_stops_a_task_which_is_kept(broker, start_my_worker, send):
+    worker = start_my_worker(broker.url, work("print('at work', flush=True); time.sleep(1000)"))
+    send(broker.url, BAD)
+    worker.wait_for("at work")
+    worker.terminate()
+    assert_silent(worker, 2)
+    worker.terminate()
+    assert worker.wait() == 0
+    wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task is back")
+
+
+def test_sigterm_during_work_stops_a_worker_that_loses_its_connection(
+    broker, start_my_worker, send, tmp_path
+):
+    wait = "exec(\"while not os.path.exists('go on'): time.sleep(0.1)\")"
+    worker = start_my_worker(broker.url, work(wait))
+    send(broker.url, BAD)
+    worker.wait_for(" [x] Received")
+    worker.terminate()
+    broker.rabbitmqctl("close_all_connections", "maintenance")
+    (tmp_path / "go on").touch()
+    assert worker.wait() == 0
+    assert worker.out.count(WAITING) == 1
+
+
+def test_processes_of_the_work_end_as_they_should(broker, start_my_worker, send):
+    pool = "__import__('multiprocessing').get_context('fork').Pool"
+    worker = start_my_worker(broker.url, work(f"with {pool}(2) as p: p.map(time.sleep, [0, 0])"))
+    send(broker.url, BAD)
+    worker.wait_for(" [x] Done")
+    assert_quiet(worker)
+
+
+# Tasks that are sent, or sent again
+
+RESEND = "failed_tasks.py resend"
+both = pytest.mark.parametrize("command", ["tasks.py", RESEND])
+
+
+def fail(url, *bodies):
+    """Put tasks into failed_tasks, as RabbitMQ does; the queue must be there."""
+    with open_channel(url) as channel:
+        channel.confirm_delivery()
+        for body in bodies:
+            channel.basic_publish("", "failed_tasks", body.encode())
+
+
+@pytest.fixture
+def start_oops(start, run):
+    """Starts what sends the task `oops`: one of the two commands, after it was made ready."""
+
+    def make_ready(url, command):
+        run(url, "failed_tasks.py")
+        if command == RESEND:
+            fail(url, "oops")
+        return lambda url: start(url, command, "oops")
+
+    return make_ready
+
+
+@both
+def test_a_task_that_is_sent_survives_a_crash(start_broker, start_oops, command):
+    broker = start_broker()
+    start_sender = start_oops(broker.url, command)
+    wait_until_queues_are_on_disk(broker, "%2F_tasks", "%2F_failed_tasks")
+    assert start_sender(broker.url).wait() == 0
+    broker.kill()
+    broker.start()
+    wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task is there")
+    with open_channel(broker.url) as channel:
+        _, properties, body = channel.basic_get("tasks")
+    assert (body, properties.delivery_mode) == (b"oops", 2)
+
+
+@both
+def test_a_task_whose_queue_was_deleted_is_not_called_sent(
+    broker, start_proxy, start_oops, command
+):
+    start_sender = start_oops(broker.url, command)
+    proxy = start_proxy(broker, moment=PUBLISH, then="hold")
+    sender = start_sender(proxy.url)
+    assert proxy.reached.wait(LIMIT)
+    delete_queue(broker.url, "tasks")
+    proxy.go_on()
+    assert_traceback(sender, "UnroutableError")
+    assert sender.out == []
+    wait_until_failed(broker.url, 1 if command == RESEND else 0)
+
+
+@both
+def test_a_rabbitmq_short_of_memory_is_an_error_and_loses_nothing(
+    start_broker, start_oops, command
+):
+    """The task arrives later; so a failed task is then there twice."""
+    broker = start_broker()
+    start_sender = start_oops(broker.url, command)
+    broker.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    sender = start_sender(broker.url)
+    assert_traceback(sender, "ConnectionBlockedTimeout")
+    assert sender.out == []
+    broker.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "8GB")
+    wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task arrives")
+    wait_until_failed(broker.url, 1 if command == RESEND else 0)
+
+
+def test_a_rabbitmq_that_hangs_is_an_error(broker, start_proxy, start):
+    """Within half a minute; RabbitMQ's own heartbeat takes two."""
+    sender = start(start_proxy(broker, moment=PUBLISH, then="hold").url, "tasks.py", "unheard")
+    started = time.monotonic()
+    assert_traceback(sender, "AMQPHeartbeatTimeout")
+    assert time.monotonic() - started < 100
+
+
+def test_after_an_error_the_lines_say_what_is_stored(start_broker, run):
+    broker = start_broker()
+    full = '{"max-length":7,"overflow":"reject-publish"}'
+    broker.rabbitmqctl("set_policy", "full", "^tasks$", full)
+    sent = run(broker.url, "tasks.py", *map(str, range(1000)))
+    assert_traceback(sent, "NackError")
+    assert 0 < len(sent.out) < 1000
+    wait_until(lambda: messages_ready(broker.url, "tasks") == len(sent.out), "they are stored")
+
+
+def test_many_threads_send_whatever_bytes_and_nothing_else(broker, start_script, edited):
+    """As a web application does."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; import tasks\n"
+        "list(ThreadPoolExecutor(20).map(tasks.send, [[b'\\xff']] * 20))\n"
+        "tasks.send('text')"
+    )
+    folder = edited("tasks.py").parent
+    sender = start_script("-c", code, directory=folder, AMQP_URL=broker.url)
+    assert_traceback(sender, "AttributeError")
+    assert messages_ready(broker.url, "tasks") == 20
+
+
+# Failed tasks
+
+
+def test_failed_tasks_are_chosen_by_a_part_of_them(broker, run):
+    run(broker.url, "failed_tasks.py")
+    fail(broker.url, "red 1", "red 2", "blue 1", "blue 2")
+    run(broker.url, "failed_tasks.py resend red").wait()
+    assert messages_ready(broker.url, "tasks") == 2
+    assert run(broker.url, "failed_tasks.py drop blue").out == ["None: 'blue 1'", "None: 'blue 2'"]
+    assert messages_ready(broker.url, "failed_tasks") == 0
+    assert run(broker.url, "failed_tasks.py resent").wait() == 2
+
+
+def test_looking_at_failed_tasks_does_not_change_them(broker, run):
+    """Not even 25 times: RabbitMQ 4 drops what comes back 21 times, unless told otherwise."""
+    run(broker.url, "failed_tasks.py")
+    fail(broker.url, "one\x1b[2J", "two")
+    looks = [run(broker.url, "failed_tasks.py").out for _ in range(25)]
+    assert looks == [["None: 'one\\x1b[2J'", "None: 'two'"]] * 25
+
+
+def test_resend_takes_what_is_there_and_no_more(broker, start_my_worker, send, run):
+    worker = start_my_worker(broker.url)
+    send(broker.url, *["oops"] * 30)
+    wait_until_failed(broker.url, 30)
+    assert len(run(broker.url, RESEND).out) == 30
+    worker.wait_for(" [x] Hopeless", 60)
+
+
+@pytest.mark.parametrize("why", ["full", "gone"])
+def test_a_failed_task_waits_for_its_queue(start_broker, start_my_worker, send, run, why):
+    """RabbitMQ tries again each three minutes; the tests' brokers each five seconds."""
+    broker = start_broker()
+    worker = start_my_worker(broker.url)
+    if why == "gone":
+        delete_queue(broker.url, "failed_tasks")
+    else:
+        full = '{"max-length":1,"overflow":"reject-publish"}'
+        broker.rabbitmqctl("set_policy", "full", "failed_tasks", full)
+    send(broker.url, *["oops"] * 9)
+    worker.wait_for(" [x] Hopeless", 9)
+    wait_until(lambda: broker.queue("tasks") == (0, 0), "the worker has answered")
+    if why == "gone":
+        run(broker.url, "failed_tasks.py")
+    else:
+        broker.rabbitmqctl("clear_policy", "full")
+        if broker.version() < (4, 0):  # which tries again only after a restart
+            broker.rabbitmqctl("stop_app")
+            broker.rabbitmqctl("start_app")
+    wait_until_failed(broker.url, 9)
+
+
+def test_each_machine_of_a_cluster_would_have_a_copy(broker, run):
+    """And a task is kept here until it is stored there."""
+    run(broker.url, "failed_tasks.py")
+    listed = broker.rabbitmqctl("list_queues", "--no-table-headers", "name", "type")
+    assert "tasks\tquorum" in listed and "failed_tasks\tquorum" in listed

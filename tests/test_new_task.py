@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from helpers.amqp import get_message, messages_ready, open_channel, wait_until_queues_are_on_disk
+from helpers.broker import LIMIT
+from helpers.machine import ROOT
 from helpers.proxy import ACK, CLOSE, PUBLISH
 from helpers.script import TRACEBACK, assert_silent, assert_traceback
-from helpers.setup import ROOT
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_all_words_are_sent_as_utf_8_and_printed_readably(
 def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy, start_script):
     proxy = start_proxy(broker, moment=ACK, then="hold")
     new_task = start_script("new_task.py", "patience", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(100)
+    assert proxy.reached.wait(LIMIT)
     assert_silent(new_task, seconds=2)
     assert new_task.out == []
     proxy.go_on()
@@ -65,7 +66,7 @@ def test_what_is_called_sent_is_there_although_rabbitmq_dies_at_the_goodbye(
     wait_until_queues_are_on_disk(broker)
     proxy = start_proxy(broker, moment=CLOSE, then="hold")
     new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
-    assert proxy.reached.wait(100)
+    assert proxy.reached.wait(LIMIT)
     broker.kill()
     proxy.go_on()
     broker.start()
@@ -89,15 +90,3 @@ def test_without_an_address_it_is_this_machine(script):
     """Nothing connects: there may be a reader's RabbitMQ."""
     line = 'parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))\n'
     assert line in (ROOT / script).read_text()
-
-
-def test_a_login_and_a_virtual_host(start_broker, send, start_worker):
-    """With the letters that the page says how to write."""
-    broker = start_broker()
-    broker.rabbitmqctl("add_user", "kim", "%@/:#?")
-    broker.rabbitmqctl("add_vhost", "a/b")
-    broker.rabbitmqctl("set_permissions", "-p", "a/b", "kim", ".*", ".*", ".*")
-    url = f"amqp://kim:%25%40%2F%3A%23%3F@127.0.0.1:{broker.port}/a%2Fb"
-    send(url, "elsewhere")
-    start_worker(url).wait_for(" [x] Received 'elsewhere'")
-    assert "task_queue" not in broker.rabbitmqctl("list_queues", "name")

@@ -1,22 +1,23 @@
-"""What is promised of the README: what it says to type does, and shows, what it says.
+"""What is promised of README.md: what it says to type does, and shows, what it says.
 
-Each test is named after its section, and takes the blocks of that section in their order. A block
-whose name here begins with `_` is not run, for the reason beside it.
+Each test takes the blocks of its section in their order. A block whose name here begins with `_`
+is not run, for the reason beside it.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pika
 from helpers import page
-from helpers.amqp import delete_queue, get_message, open_channel
-from helpers.page import steps
-from helpers.proxy import PUBLISH
+from helpers.amqp import delete_queue, open_channel
+from helpers.machine import RABBITMQ, ROOT
+from helpers.page import EXAMPLES, TEXTS, TUTORIAL, sections, steps
 from helpers.script import LOST, WAITING, assert_quiet, done, frozen, wait_until
-from helpers.setup import ROOT
 
 
 def draw(*workers):
@@ -38,16 +39,14 @@ def assert_shows(worker, block):
     assert worker.out[1 : 1 + len(printed)] == printed
 
 
-def queue(reader, name="task_queue"):
-    """Ready and unacknowledged messages of a queue: (1, 0)."""
-    columns = ("--no-table-headers", "name", "messages_ready", "messages_unacknowledged")
-    listed = reader.broker.rabbitmqctl("list_queues", *columns)
-    (row,) = [line.split("\t") for line in listed.splitlines() if line.startswith(f"{name}\t")]
-    return int(row[1]), int(row[2])
-
-
 def test_get_ready(reader):
-    _install_pika, _activate, check = steps("Get ready")  # the tests have an environment
+    install_pika, activate, check = steps("Get ready")
+    make_venv, install = install_pika.splitlines()
+    reader.type_in(f"{make_venv}\n{activate}")
+    shutil.rmtree(reader.folder / ".venv")  # and take that of the tests, which has pika already
+    (reader.folder / ".venv").symlink_to(sys.prefix)
+    shutil.copy(ROOT / "requirements.txt", reader.folder)
+    reader.type_in(install)
     assert reader.type_in(check).split("\n")[:2] == [pika.__version__, "user\ttags"]
 
 
@@ -59,7 +58,7 @@ def test_1_round_robin_dispatching(reader):
     workers = [reader.start(worker), reader.start(worker)]
     with frozen(*workers):
         printed = reader.type_in(five_tasks)
-    assert f"`{printed.splitlines()[0]}`" in page.sections()["1. Round-robin dispatching"]
+    assert f"`{printed.splitlines()[0]}`" in sections()["1. Round-robin dispatching"]
     workers[0].wait_for(" [x] Done", 3)
     workers[1].wait_for(" [x] Done", 2)
     assert workers[0].out == console_1.splitlines()
@@ -71,12 +70,13 @@ def test_2_message_acknowledgement(reader):
     survive_me, list_queues, listed, forgetful, two_tasks, list_again, listed_again, worker = steps(
         "2. Message acknowledgement"
     )
-    first, second = (reader.run("worker.py", wait_for=WAITING) for _ in range(2))
+    first, second = reader.start(worker), reader.start(worker)
     reader.type_in(survive_me)
     first.wait_for(" [x] Received 'Survive me..............................'")
     first.ctrl_c()
     second.wait_for(" [x] Received 'Survive me..............................'")
-    assert reader.type_in(list_queues) == listed
+    with frozen(second):
+        assert reader.type_in(list_queues) == listed
     second.ctrl_c()
     second.wait()
     delete_queue(reader.broker.url)  # in place of half a minute
@@ -91,7 +91,7 @@ def test_2_message_acknowledgement(reader):
     again = reader.start(worker)
     again.wait_for(" [x] Done", 2)
     assert sorted(done(again)) == ["'one'", "'two'"]
-    wait_until(lambda: queue(reader) == (0, 0), "the queue is empty")
+    wait_until(lambda: reader.broker.queue() == (0, 0), "the queue is empty")
 
 
 def test_3_message_durability(reader):
@@ -120,24 +120,25 @@ def test_4_fair_dispatch(reader):
             one.wait()
 
 
-def test_5_publisher_confirms(reader_of_own):
-    reader = reader_of_own
+def test_5_publisher_confirms(reader_with_own_broker):
+    reader = reader_with_own_broker
     policy, two_tasks, refused, hopeful, shown, clear = steps("5. Publisher confirms")
     reader.type_in(policy)
     assert reader.error_of(two_tasks) == refused
-    assert queue(reader) == (1, 0)
+    assert reader.broker.queue() == (1, 0)
     assert reader.type_in(hopeful) == shown
     reader.type_in(clear)
     assert reader.type_in("python new_task.py more") == " [x] Sent 'more'\n"
-    assert queue(reader) == (2, 0)
+    assert reader.broker.queue() == (2, 0)
 
 
 def test_6_reconnecting(reader):
     come_back, restart, shown = steps("6. Reconnecting")
-    worker = reader.run("worker.py", wait_for=WAITING)
+    worker = reader.start("python worker.py")
     reader.type_in(come_back)
     worker.wait_for(" [x] Received")
-    reader.type_in(restart)
+    with frozen(worker):
+        reader.type_in(restart)
     assert_shows(worker, shown)
 
 
@@ -151,121 +152,140 @@ def test_7_heartbeats(reader):
         one.kill()
     patient = reader.start(worker)
     patient.wait_for(" [x] Done")
-    wait_until(lambda: queue(reader) == (0, 0), "the queue is empty")
+    wait_until(lambda: reader.broker.queue() == (0, 0), "the queue is empty")
     assert_quiet(patient)
 
 
-# How do I ...?
+def test_8_when_the_work_fails(reader):
+    (
+        failing,
+        oops,
+        value_error,
+        worker,
+        my_worker,
+        task,
+        mkdir,
+        hopeless,
+        look,
+        shown,
+        drop,
+        short,
+        two_tasks,
+        console_1,
+        look_again,
+        shown_again,
+    ) = steps("8. When the work fails")
+    workers = [reader.start(failing), reader.start(failing)]
+    reader.type_in(oops)
+    for one in workers:
+        assert one.wait() == 1
+        assert f"{one.err[-1]}\n" == value_error
+    real = reader.start(worker)
+    real.wait_for(" [x] Done")
+    real.ctrl_c()
+
+    mine = reader.start(my_worker)
+    reader.type_in(task)
+    mine.wait_for(" [x] Failed")
+    reader.type_in(mkdir)
+    mine.wait_for(" [x] Done")
+    assert (reader.folder / "reports" / "1.txt").read_text() == "This took 2.0 seconds.\n"
+    reader.type_in(hopeless)
+    mine.wait_for(" [x] Hopeless")
+    wait_until(lambda: reader.type_in(look) == shown, "the task is in failed_tasks")
+    assert reader.type_in(drop) == shown
+    assert reader.type_in(look) == ""
+    mine.ctrl_c()
+    mine.wait()
+
+    loop = reader.start(short)
+    reader.type_in(two_tasks)
+    loop.wait_for(" [x] Done")
+    assert loop.out[-2:] == console_1.splitlines()
+    assert sum("time.sleep" in line or "in work" in line for line in loop.err) >= 11
+    wait_until(lambda: reader.type_in(look_again) == shown_again, "the first is in failed_tasks")
+    loop.ctrl_c()
+    loop.wait()
 
 
-def test_send_tasks_from_your_own_program(reader_of_own):
-    """After an error, the lines say how many are stored for sure."""
-    reader = reader_of_own
-    thousand, count = steps("Send tasks from your own program")
-    reader.save("send_tasks.py")
-    assert reader.type_in(thousand) == count
-    assert queue(reader) == (1000, 0)
-    full = '{"max-length":1007,"overflow":"reject-publish"}'
-    reader.broker.rabbitmqctl("set_policy", "full", "task_queue", full)
-    printed = reader.type_in("head -20 tasks.txt | python send_tasks.py || true")
-    assert len(printed.splitlines()) == 7
-    assert queue(reader) == (1007, 0)
+# The rest of the page
 
 
-def test_a_web_application_sends_from_many_threads(reader):
-    reader.save("send_tasks.py")
-    (reader.folder / "web.py").write_text(
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "import send_tasks\n"
-        "list(ThreadPoolExecutor(40).map(send_tasks.send, [[b'\\xff is no text']] * 40))\n"
-    )
-    reader.type_in("python web.py")
-    assert queue(reader) == (40, 0)
-    assert get_message(reader.broker.url) == b"\xff is no text"
-
-
-def test_a_web_application_does_not_wait_long_for_a_rabbitmq_that_hangs(reader, start_proxy):
-    """Half a minute, after it has sent a task; RabbitMQ's own heartbeat takes two minutes."""
-    reader.save("send_tasks.py")
-    url = start_proxy(reader.broker, moment=PUBLISH, then="hold").url
-    hangs = f"echo unheard | AMQP_URL={url} timeout 100 python send_tasks.py"
-    assert "AMQPHeartbeatTimeout" in reader.error_of(hangs)
-
-
-def test_work_for_longer_than_five_minutes(start_broker):
-    (_to_etc,) = steps("Work for longer than five minutes")  # this broker has its own settings
-    broker = start_broker(page.file("long.conf"))
-    limit = broker.rabbitmqctl("eval", "application:get_env(rabbit, consumer_timeout).")
-    assert limit == "{ok,36000000}\n"
-
-
-def test_use_another_host_port_or_login(reader_of_own):
-    alice, send = steps("Use another host, port or login")
-    reader_of_own.type_in(alice)
-    sent, *_, listed = reader_of_own.type_in(send).splitlines()
-    assert sent == " [x] Sent 'Hello...'"
-    assert listed == "task_queue\t1"
-
-
-def test_clean_up(reader_of_own):
-    reader, broker = reader_of_own, reader_of_own.broker
+def test_clean_up(reader_with_own_broker):
+    reader, broker = reader_with_own_broker, reader_with_own_broker.broker
     _docker, delete, _remove = steps("Clean up")  # in test_compose.py; a reader may need RabbitMQ
     with open_channel(broker.url) as channel:
-        for name in ("task_queue", "failed_tasks", "mine"):
+        for name in ("task_queue", "tasks", "failed_tasks", "mine"):
             channel.queue_declare(name, durable=True)
     broker.rabbitmqctl("set_policy", "full", "nothing", '{"max-length":1}')
-    broker.rabbitmqctl("add_vhost", "jobs")
-    broker.rabbitmqctl("add_user", "alice", "secret")
     reader.type_in(delete)
     assert broker.rabbitmqctl("list_queues", "--no-table-headers", "name").split() == ["mine"]
     assert broker.rabbitmqctl("list_policies", "--no-table-headers").split() == []
-    assert broker.rabbitmqctl("list_vhosts", "--no-table-headers").split() == ["/"]
-    assert "alice" not in broker.rabbitmqctl("list_users", "--no-table-headers")
 
 
 def test_debian_or_ubuntu():
-    _install, rabbitmqctl = steps("Debian or Ubuntu")  # it would change the machine
+    install, rabbitmqctl = steps("Debian or Ubuntu")  # it would change the machine
+    packages = install.splitlines()[0].split(" install -y --no-install-recommends ")[1]
+    codespace = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert set(packages.split()) == {RABBITMQ, "python3-venv"}
+    assert set(packages.split()) < set(codespace["onCreateCommand"].split())
     shell = f"{rabbitmqctl}sudo() {{ echo sudo \"$@\"; }}\nrabbitmqctl -q list_users 'a  b'"
     printed = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
     assert printed.stdout == "sudo rabbitmqctl -q list_users a  b\n"
 
 
-# The page itself
+# Both pages
 
 
-def test_each_listing_stands_in_a_script():
-    scripts = [(ROOT / name).read_text() for name in ("new_task.py", "worker.py")]
-    lessons = page.TEXT.split("\n## The tutorial\n")[1].split("\n## Your own work\n")[0]
-    for listing in page.blocks("python", lessons):
+def test_git_does_not_show_what_the_pages_make():
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for text in TEXTS.values():
+        typed = "".join(page.blocks("sh", text))
+        made = re.findall(r"> ([\w.]+)$|^mkdir (?:-p )?(\w+)$", typed, re.MULTILINE)
+        copied = re.findall(
+            r" tests/examples/([\w.-]+)", "".join(re.findall("^cp -n.*", typed, re.M))
+        )
+        for name in {*copied, *(file or f"{folder}/" for file, folder in made)}:
+            assert f"/{name}" in ignored
+
+
+def test_each_listing_stands_in_a_program():
+    files = [ROOT / "new_task.py", ROOT / "worker.py", *EXAMPLES.glob("*.py")]
+    programs = [file.read_text() for file in files]
+    for listing in page.blocks("python", TEXTS[TUTORIAL]):
         parts = re.split(r"^ *…\n", listing, flags=re.MULTILINE)
-        assert any(all(part in script for part in parts) for script in scripts), listing
+        assert any(all(part in program for part in parts) for program in programs), listing
 
 
 def test_each_section_and_each_row_of_errors_has_a_test():
     """A test with its name. (One that is only skipped here is collected, too.)"""
-    command = "-m pytest -c pytest.ini -o addopts= -p no:cacheprovider --collect-only -q ."
+    command = "-m pytest -p no:cacheprovider --collect-only -q -n 0 tests"
     collected = subprocess.run(
-        [sys.executable, *command.split()], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+        [sys.executable, *command.split()], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ).stdout
 
     def slug(words):
         return re.sub(r"\W+", "_", words).strip("_").lower()
 
     tests = slug(collected)
-    for title in page.sections():
+    for title in sections():
         if steps(title) and "not tried" not in title:
             assert f"test_{slug(title)}_" in tests, f"no test of {title!r}"
-    chapter = page.TEXT.split("\n## When something goes wrong\n")[1].split("\n## ")[0]
-    for first_cell in re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE):
-        for words in re.findall(r"`([^`]+)`", first_cell):
-            assert f"_{slug(words)}_" in tests, f"no test of {words!r}"
+    for text in TEXTS.values():
+        for table in re.findall(r"^\| You see .*\n((?:\|.*\n)+)", text, re.MULTILINE):
+            for first_cell in re.findall(r"^\| (.*?`.*?) \|", table, re.MULTILINE):
+                for words in re.findall(r"`([^`]+)`", first_cell):
+                    assert f"_{slug(words)}_" in tests, f"no test of {words!r}"
 
 
-def test_the_links_of_the_page_lead_somewhere():
-    titles = re.findall(r"^#+ (.*)$", page.TEXT, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    anchors |= set(re.findall(r'<a id="([^"]*)"></a>', page.TEXT))
-    links = set(re.findall(r"\]\(#([^)]*)\)", page.TEXT))
-    assert links <= anchors
-    files = re.findall(r"\]\((?!#|https?:)([^)]*)\)", page.TEXT)
-    assert all((ROOT / name).exists() for name in files)
+def test_the_links_of_the_pages_lead_somewhere():
+    def anchors(file):
+        titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    for at, text in TEXTS.items():
+        for link in re.findall(r"\]\((?!https?:)([^)]*)\)", text):
+            name, _, anchor = link.partition("#")
+            file = (at.parent / name).resolve() if name else at
+            assert file.exists(), link
+            assert not anchor or anchor in anchors(file), link

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from helpers.page import orders, steps
+from helpers.page import steps, tasks_of
 from helpers.script import assert_quiet, wait_until
 
 
@@ -38,12 +38,12 @@ def processes_in(folder):
 
 
 def test_see_it_run(start_play, tmp_path):
-    command, _in_docker, picture = steps("See it run")  # in test_compose.py
+    _in_docker, command, picture = steps("See it run")  # in test_compose.py
     assert command == "python3 tests/play.py\n"
     play = start_play()
     assert play.wait() == 0
     assert_quiet(play)
-    assert orders("\n".join(play.out)) == orders(picture)
+    assert tasks_of("\n".join(play.out)) == tasks_of(picture)
     assert list((tmp_path / "temporary").iterdir()) == []
     assert processes_in(tmp_path) == []
 

@@ -44,7 +44,7 @@ def test_a_task_travels_encrypted(start_tls, start_script):
     [(STRANGER, "127.0.0.1"), (COMPANY, "rabbit.example.com")],
     ids=["of a stranger", "for another host"],
 )
-def test_CERTIFICATE_VERIFY_FAILED(start_tls, start_script, authority, host):
+def test_certificate_verify_failed(start_tls, start_script, authority, host):
     encrypted = start_tls(authority, host)
     new_task = start_script("new_task.py", "secret", **encrypted)
     assert new_task.wait() == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / ".venv"
+RABBITMQ = "rabbitmq-server"  # the package of Debian and Ubuntu
 
 # policy-rc.d keeps the package from starting a broker that all the network can reach. Another apt
 # may hold the list of packages: that lock, unlike dpkg's, has no option that waits for it.
@@ -92,6 +93,6 @@ def enter_venv(*requirements: str) -> None:
 def need_rabbitmq(server: str, advice: str) -> None:
     """Install the distribution's RabbitMQ if it is missing, and no other is asked for."""
     if not Path(server).exists() and "RABBITMQ_SERVER" not in os.environ:
-        apt_install("rabbitmq-server", advice)
+        apt_install(RABBITMQ, advice)
     if not Path(server).exists():
         fail(f"There is no {server}. Set RABBITMQ_SERVER to where it is.")

@@ -1,4 +1,4 @@
-"""The README as the tests read it, and somebody who follows it."""
+"""The two pages as the tests read them, and somebody who follows them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.broker import SERVER, Broker
+from helpers.broker import LIMIT, SERVER, Broker
+from helpers.machine import ROOT
 from helpers.script import WAITING, Script
-from helpers.setup import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "tests" / "examples"
+TUTORIAL, ANSWERS = ROOT / "README.md", EXAMPLES / "README.md"
+TEXTS = {page: page.read_text(encoding="utf-8") for page in (TUTORIAL, ANSWERS)}
 FOLD = re.compile(r"<details[^>]*><summary>[^\n]*<b>([^\n]*)</b>.*?\n</details>", re.DOTALL)
 
 
 def sections() -> dict[str, str]:
     """The text under each heading, and in each fold with a bold title, which is not in both."""
-    found = {fold[1]: fold[0] for fold in FOLD.finditer(TEXT)}
+    found = {fold[1]: fold[0] for text in TEXTS.values() for fold in FOLD.finditer(text)}
     code = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)  # whose comments begin with # too
-    unfolded = FOLD.sub("", TEXT)
-    outline = code.sub(lambda block: block[0].replace("#", "_"), unfolded)
-    headings = list(re.finditer(r"^#+ (.*)$", outline, re.MULTILINE))
-    ends = [heading.start() for heading in headings[1:]] + [len(unfolded)]
-    for heading, end in zip(headings, ends):
-        found[heading[1]] = unfolded[heading.end() : end]
+    for text in TEXTS.values():
+        unfolded = FOLD.sub("", text)
+        outline = code.sub(lambda block: block[0].replace("#", "_"), unfolded)
+        headings = list(re.finditer(r"^#+ (.*)$", outline, re.MULTILINE))
+        ends = [heading.start() for heading in headings[1:]] + [len(unfolded)]
+        for heading, end in zip(headings, ends):
+            found[heading[1]] = unfolded[heading.end() : end]
     return found
 
 
-def blocks(language: str, text: str = TEXT) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     """The fenced code blocks in one of these languages (`sh|console`), in order."""
     return re.findall(rf"^```(?:{language})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -42,19 +45,14 @@ def steps(title: str) -> list[str]:
     return blocks("sh|console|text", sections()[title])
 
 
-def file(name: str) -> str:
-    """A file that the page shows: the first block after `Save this as `NAME``."""
-    return blocks(r"\w+", re.split(rf"[Ss]ave this as `{re.escape(name)}`", TEXT)[1])[0]
-
-
-def orders(picture: str) -> dict[str, str]:
+def tasks_of(picture: str) -> dict[str, str]:
     """In which order each worker of a picture does its tasks: {"worker 1": "135", ...}."""
     rows = re.findall(r"^(worker \d) \| ([\d ]+)$", picture, re.MULTILINE)
     return {worker: re.sub(r"(\d)\1+", r"\1", row.replace(" ", "")) for worker, row in rows}
 
 
 class Reader:
-    """Somebody who follows the page, in a folder with the two scripts, on this broker.
+    """Somebody who follows the pages, in a folder like the project's, on this broker.
 
     For this reader, 127.0.0.1 is that broker.
     """
@@ -64,6 +62,7 @@ class Reader:
         self._started: list[Script] = []
         for script in ("new_task.py", "worker.py"):
             shutil.copy(ROOT / script, folder)
+        shutil.copytree(EXAMPLES, folder / "tests" / "examples")
         (folder / "bin").mkdir()
         tool = folder / "bin" / "rabbitmqctl"
         command = Path(SERVER).with_name("rabbitmqctl")
@@ -81,6 +80,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            timeout=LIMIT,
         )
 
     def type_in(self, block: str) -> str:
@@ -103,29 +103,24 @@ class Reader:
             raise RuntimeError(f"no error: {block}")
         return ended.stderr.splitlines(keepends=True)[-1]
 
-    def start(self, block: str) -> Script:
-        """Run a block that ends with `python SCRIPT`, in console 1 or 2, and wait for its worker.
+    def start(self, block: str, wait_for: str = WAITING) -> Script:
+        """Run a block whose last line starts a program that goes on, and wait for what it prints.
 
-        Raises RuntimeError where a command fails, or the worker ends.
+        Raises RuntimeError where a command fails, or the program ends before.
         """
-        *before, last = block.splitlines(keepends=True)
-        if before:
-            self.type_in("".join(before))
-        python, *command = last.split()
-        assert python == "python", block
-        return self.run(*command, wait_for=WAITING)
-
-    def run(self, *command: str, wait_for: str) -> Script:
-        """Run Python with these arguments, and wait until it prints a line."""
-        script = Script(*command, directory=self.folder, AMQP_URL=self.broker.url)
+        script = Script(
+            "-ec",
+            block,
+            python="sh",
+            directory=self.folder,
+            PATH=self.environment["PATH"],
+            AMQP_URL=self.broker.url,
+        )
         self._started.append(script)
         script.wait_for(wait_for)
         return script
 
-    def save(self, name: str) -> None:
-        """Save a file that the page shows."""
-        (self.folder / name).write_text(file(name))
-
     def close(self) -> None:
+        """End what is still running."""
         for script in self._started:
             script.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import threading
@@ -11,19 +12,21 @@ from helpers.broker import Broker
 # Moments: the first bytes that a script sends, else the class and the method of a frame.
 HEADER, START_OK, CONNECTION_OPEN = b"AMQP", b"\x00\x0a\x00\x0b", b"\x00\x0a\x00\x28"
 DECLARE, PUBLISH, ACK = b"\x00\x32\x00\x0a", b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
+REJECT = b"\x00\x3c\x00\x5a"
 DELETE, CLOSE = b"\x00\x32\x00\x28", b"\x00\x0a\x00\x32"
 
 
 class Proxy:
-    """Passes bytes on to a broker.
+    """Passes bytes on to a broker: of several, each connection to the next one that takes it.
 
     At each `moment` it does what `then` says, before it passes the bytes on: "cut": closes the
     connection; "hold": passes nothing on, in neither direction and not even an end, until go_on().
     A line that is held for ever is one that has gone silent, as when a cable is pulled.
     """
 
-    def __init__(self, broker: Broker, moment: bytes, then: str) -> None:
-        self._port, self._moment, self._then = broker.port, moment, then
+    def __init__(self, *brokers: Broker, moment: bytes | None = None, then: str = "") -> None:
+        self._moment, self._then = moment, then
+        self._ports = collections.deque(broker.port for broker in brokers)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.reached = threading.Event()
@@ -58,9 +61,11 @@ class Proxy:
                 if self._closed:
                     return
                 raise
-            broker = socket.socket()
-            with contextlib.suppress(ConnectionRefusedError):  # else the script's end is closed
-                broker.connect(("127.0.0.1", self._port))
+            broker = socket.socket()  # if no broker takes it, the script's end is closed
+            for _ in range(len(self._ports)):
+                self._ports.rotate()
+                if broker.connect_ex(("127.0.0.1", self._ports[0])) == 0:
+                    break
             self._sockets += [script, broker]
             for ends in ((script, broker), (broker, script)):
                 thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
@@ -71,7 +76,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 data = source.recv(65536)
-                if self._moment in data:
+                if self._moment and self._moment in data:
                     begin = max(0, data.index(self._moment) - 7)  # a frame's head has seven bytes
                     target.sendall(data[:begin])
                     data = data[begin:]

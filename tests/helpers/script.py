@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from helpers.setup import ROOT
+from helpers.broker import LIMIT
+from helpers.machine import ROOT
 
 WAITING = " [*] Waiting for messages. To exit press CTRL+C"
 NO_CONNECTION = " [!] No connection to RabbitMQ at "
-LOST = " [!] Lost the connection to RabbitMQ: "
+LOST = " [!] Lost the connection to RabbitMQ at "
+CANCELLED = " [!] Cancelled by RabbitMQ at "
 TRACEBACK = "Traceback (most recent call last):"
-
-LIMIT = 100  # seconds: far more than anything here takes on a slow machine
 
 
 class Script:
@@ -83,35 +83,43 @@ class Script:
             raise RuntimeError(f"ended before {count} x {text!r}: {self}")
         return found()[-1]
 
-    def wait(self) -> int:
-        """Wait until the script has ended. Returns its status.
+    def wait(self, limit: float = LIMIT) -> int:
+        """Wait until the script has ended, `limit` seconds at most. Returns its status.
 
-        Raises subprocess.TimeoutExpired when LIMIT is over.
+        Raises subprocess.TimeoutExpired when it is over.
         """
-        status = self._process.wait(LIMIT)
+        status = self._process.wait(limit)
         for reader in self._readers:
             reader.join(LIMIT)
         return status
 
     def is_running(self) -> bool:
+        """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def _signal_all(self, number: int) -> None:
+        os.killpg(self._process.pid, number)  # its children, too
+
     def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        """It does nothing any more, until thaw()."""
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        """It goes on."""
+        self._signal_all(signal.SIGCONT)
 
     def ctrl_c(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        """SIGINT, as from its console."""
+        self._signal_all(signal.SIGINT)
 
     def terminate(self) -> None:
-        """SIGTERM: what kill, systemd and Docker send."""
+        """SIGTERM to itself alone, as kill, systemd and Docker send it."""
         self._process.terminate()
 
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            self._signal_all(signal.SIGKILL)
         self.wait()
 
     def __str__(self) -> str:
@@ -142,7 +150,7 @@ def assert_silent(script: Script, seconds: float) -> None:
 
 @contextlib.contextmanager
 def frozen(*workers: Script) -> Iterator[None]:
-    """Freeze workers while tasks are sent, so that it does not matter how long that takes."""
+    """Freeze workers meanwhile, so that it does not matter how long something else takes."""
     for worker in workers:
         worker.freeze()
     yield
