@@ -107,13 +107,13 @@ def test_keep_ten_workers_running(compose, project):
     wait_until(lambda: compose(logs).count(WAITING) == 20, "all ten workers wait again")
 
     task = """python -c 'import tasks; tasks.send([b"{}"])'""".replace(
-        "{}", '{\\"id\\": 1, \\"seconds\\": 5}'
+        "{}", '{\\"id\\": 1, \\"seconds\\": 15}'
     )
     compose(f"{up.splitlines()[-1].split(' up ')[0]} exec -T worker {task}")
     wait_until(lambda: " [x] Received" in compose(logs), "a worker has the task")
     compose(stop)
     assert " [x] Done" in compose(logs)
-    assert (project / "reports" / "1.txt").read_text() == "This took 5.0 seconds.\n"
+    assert (project / "reports" / "1.txt").read_text() == "This took 15.0 seconds.\n"
     compose(remove)
     names = docker("ps", "--all", "--format", "{{.Names}}", *OF_THE_PROJECT).stdout
     assert names == f"{PROJECT}-rabbitmq-1\n"
