@@ -169,11 +169,13 @@ def test_8_when_the_work_fails(reader):
         look,
         shown,
         drop,
+        dropped,
         short,
         two_tasks,
         console_1,
         look_again,
         shown_again,
+        drop_again,
     ) = steps("8. When the work fails")
     workers = [reader.start(failing), reader.start(failing)]
     reader.type_in(oops)
@@ -193,7 +195,7 @@ def test_8_when_the_work_fails(reader):
     reader.type_in(hopeless)
     mine.wait_for(" [x] Hopeless")
     wait_until(lambda: reader.type_in(look) == shown, "the task is in failed_tasks")
-    assert reader.type_in(drop) == shown
+    assert reader.type_in(drop) == dropped
     assert reader.type_in(look) == ""
     mine.ctrl_c()
     mine.wait()
@@ -206,6 +208,8 @@ def test_8_when_the_work_fails(reader):
     wait_until(lambda: reader.type_in(look_again) == shown_again, "the first is in failed_tasks")
     loop.ctrl_c()
     loop.wait()
+    reader.type_in(drop_again)
+    assert reader.type_in(look) == ""
 
 
 # The rest of the page

@@ -6,14 +6,13 @@ import contextlib
 import json
 import shlex
 import subprocess
-import sys
 import threading
 from collections import Counter
 
 import pytest
-from helpers.amqp import messages_ready, open_channel
+from helpers.amqp import messages_ready, take_all
 from helpers.page import steps
-from helpers.script import WAITING, assert_traceback, done, wait_until
+from helpers.script import THIRDS, WAITING, assert_traceback, done, wait_until
 
 
 @pytest.fixture
@@ -24,37 +23,35 @@ def machines(start_broker):
     for node in others:
         for line in join.replace("rabbit@first", first.node).splitlines():
             node.rabbitmqctl(*shlex.split(line)[1:])
+    first.rabbitmqctl("add_user", "alice", "secret")
     for line in make_safe.splitlines():
         first.rabbitmqctl(*shlex.split(line)[1:])
     return first, *others
 
 
+def url_of(proxy):
+    """The address of the virtual host through this network, with the page's user."""
+    return proxy.url.replace("//", "//alice:secret@") + "/safe"
+
+
 def test_keep_the_tasks_when_a_machine_is_lost(
-    machines, start_proxy, start_script, edited, tmp_path
+    machines, start_proxy, start_script, start_worker, start_my_worker, shell, tmp_path
 ):
     """One after the other is killed, also the one that leads the queues, while tasks are sent."""
-    url = start_proxy(*machines).url
-    work = "        if task['id'] % 3 == 1:\n            raise OSError\n"
-    work += "        if task['id'] % 3 == 2:\n            raise Hopeless\n"
-    edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), ("        time.sleep(seconds)\n", work))
-    edited("tasks.py")
-    (tmp_path / "reports").mkdir()
-    again = f"while true; do '{sys.executable}' my_worker.py; sleep 0.1; done"
-    mine = [
-        start_script("-c", again, python="sh", directory=tmp_path, AMQP_URL=url) for _ in range(2)
-    ]
-    pair = [start_script("worker.py", AMQP_URL=f"{url}/safe") for _ in range(2)]
-    for worker in (*mine, *pair):
-        worker.wait_for(WAITING)
+    proxy = start_proxy(*machines)
+    url = proxy.url
+    for _ in range(2):
+        start_my_worker(url, THIRDS, again=True)
+    safe = url_of(proxy)
+    pair = [start_worker(safe) for _ in range(2)]
     sent: list[int] = []
 
     def send_tasks():
         """Each again until both are called sent."""
-        send = "import sys, tasks; tasks.send([sys.argv[1].encode()])"
         while len(sent) < 60:
             task = json.dumps({"id": len(sent), "seconds": 0})
-            one = start_script("-c", send, task, directory=tmp_path, AMQP_URL=url)
-            two = start_script("new_task.py", task, AMQP_URL=f"{url}/safe")
+            one = shell(url, "python tasks.py", task)
+            two = start_script("new_task.py", task, AMQP_URL=safe)
             if one.wait() == two.wait() == 0:
                 sent.append(len(sent))
 
@@ -72,22 +69,20 @@ def test_keep_the_tasks_when_a_machine_is_lost(
 
     wait_until(lambda: left() == [(0, 0), (0, 0)], "no task is left")
     wait_until(lambda: messages_ready(url, "failed_tasks") >= 40, "failed ones are kept")
-    with open_channel(url) as channel:
-        got = iter(lambda: channel.basic_get("failed_tasks", auto_ack=True)[2], None)
-        failed = Counter(json.loads(body)["id"] for body in got)
+    failed = [json.loads(task)["id"] for task in take_all(url, "failed_tasks")]
     reports = {int(report.stem) for report in (tmp_path / "reports").glob("*.txt")}
     assert reports == {number for number in sent if number % 3 == 0}
     assert set(failed) == {number for number in sent if number % 3}
     in_pair = Counter(json.loads(task.strip("'"))["id"] for task in done(*pair))
     assert set(in_pair) == set(sent)
-    twice, copies = sum(in_pair.values()) - 60, sum(failed.values()) - 40
+    twice, copies = sum(in_pair.values()) - 60, len(failed) - 40
     print(f"done again: {twice} of 60, one copy too many: {copies} of 40")
 
 
 def test_while_two_machines_are_down_nothing_is_called_sent_and_then_all_goes_on(
     machines, start_proxy, start_script, start_worker, send
 ):
-    url = f"{start_proxy(*machines).url}/safe"
+    url = url_of(start_proxy(*machines))
     worker = start_worker(url)
     machines[0].kill()
     machines[1].kill()

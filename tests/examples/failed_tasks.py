@@ -10,7 +10,9 @@ import tasks
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("command", nargs="?", default="show", choices=["show", "resend", "drop"])
-parser.add_argument("part", nargs="?", default="", help="only the tasks that contain this text")
+parser.add_argument(
+    "part", nargs="?", default="", help="only the tasks whose line here contains this text"
+)
 arguments = parser.parse_args()
 if arguments.command == "drop" and not arguments.part:
     parser.error("which tasks? Say a part of them: drop PART")
@@ -28,15 +30,18 @@ for _ in range(count):
     method, properties, body = channel.basic_get(queue="failed_tasks")
     if method is None or properties is None or body is None:  # somebody else has taken the rest
         break
-    text = body.decode(errors="replace")
-    if arguments.part not in text:
+    # "rejected": the task was hopeless. "delivery_limit": its deliveries have failed.
+    reason = (properties.headers or {}).get("x-first-death-reason")
+    line = f"{reason}: {body.decode(errors='replace')!r}"
+    if arguments.part not in line:
         continue
     if arguments.command == "resend":
         tasks.publish(channel, body)
-    # "rejected": it was hopeless. "delivery_limit": its deliveries have failed.
-    reason = (properties.headers or {}).get("x-first-death-reason")
-    print(f"{reason}: {text!r}", flush=True)
-    if arguments.command in ("resend", "drop"):
+        line = f" [x] Sent again {line}"
+    elif arguments.command == "drop":
+        line = f" [x] Dropped {line}"
+    print(line, flush=True)
+    if arguments.command != "show":
         channel.basic_ack(delivery_tag=method.delivery_tag)
 
 connection.close()  # what has no ack goes back into failed_tasks
