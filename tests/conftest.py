@@ -19,9 +19,11 @@ or the first words of the row in a table of errors, in small letters: `test_page
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -185,3 +187,40 @@ def edited(tmp_path):
         return tmp_path / name
 
     return edit
+
+
+@pytest.fixture
+def shell(start_script, edited, tmp_path):
+    """Starts a line for the shell beside copies of the examples, with tasks as its input.
+
+    shell(url, "python tasks.py", '{"id": 1, "seconds": 2}')
+    """
+    (tmp_path / "reports").mkdir()
+    for example in EXAMPLES.glob("*.py"):
+        edited(example.name)
+
+    def start(url, line, *tasks):
+        line = f"printf '%s\\n' {shlex.join(tasks)} | {line}" if tasks else line
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return start_script("-c", line, python="sh", directory=tmp_path, AMQP_URL=url, PATH=path)
+
+    return start
+
+
+@pytest.fixture
+def start_my_worker(shell, edited):
+    """Starts my_worker.py, edited and without its pause, and waits until it prints `wait_for`.
+
+    With `again`, it is started again whenever it ends, as Docker does.
+    """
+
+    def start(url, *replacements, again=False, wait_for=WAITING):
+        edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), *replacements)
+        line = "exec python my_worker.py"
+        if again:
+            line = "while true; do python my_worker.py; sleep 0.1; done"
+        worker = shell(url, line)
+        worker.wait_for(wait_for)
+        return worker
+
+    return start

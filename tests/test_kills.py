@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
-from collections import Counter
 
 import pytest
-from helpers.amqp import messages_ready, open_channel, wait_until_queues_are_on_disk
+from helpers.amqp import messages_ready, take_all, wait_until_queues_are_on_disk
 from helpers.proxy import ACK, REJECT
-from helpers.script import done, wait_until
+from helpers.script import THIRDS, done, printed, wait_until
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -49,27 +47,16 @@ LOSSES = (ACK + (6).to_bytes(8, "big"), REJECT + (4).to_bytes(8, "big"))
 
 
 def test_no_task_is_lost_while_hundreds_fail_and_everything_is_killed(
-    start_broker, start_proxy, start_script, edited, tmp_path
+    start_broker, start_proxy, start_my_worker, shell, tmp_path
 ):
     """100 always fail, 100 are hopeless, and 100 are done: nearly all of these once."""
     broker = start_broker()
-    work = "        if task['id'] % 3 == 1:\n            raise OSError\n"
-    work += "        if task['id'] % 3 == 2:\n            raise Hopeless\n"
-    edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), ("        time.sleep(seconds)\n", work))
-    edited("tasks.py")
-    (tmp_path / "reports").mkdir()
     tasks = [json.dumps({"id": number, "seconds": 0}) for number in range(300)]
-    (tmp_path / "tasks.txt").write_text("".join(f"{task}\n" for task in tasks))
-
-    def start(url, command="my_worker.py"):
-        return start_script("-c", command, python="sh", directory=tmp_path, AMQP_URL=url)
-
-    sent = start(broker.url, f"exec '{sys.executable}' tasks.py <tasks.txt")
-    assert sent.wait() == 0, str(sent)
+    assert len(printed(shell(broker.url, "python tasks.py", *tasks))) == 300
     wait_until_queues_are_on_disk(broker, "%2F_tasks", "%2F_failed_tasks")
     proxies = [start_proxy(broker, moment=moment, then="cut") for moment in LOSSES]
-    again = f"while true; do '{sys.executable}' my_worker.py; sleep 0.1; done"
-    workers = [start(url, again) for url in (broker.url, *(proxy.url for proxy in proxies)) * 2]
+    urls = (broker.url, *(proxy.url for proxy in proxies)) * 2
+    workers = [start_my_worker(url, THIRDS, again=True) for url in urls]
 
     def count(words):
         return sum(line == words for worker in workers for line in worker.out)
@@ -78,18 +65,16 @@ def test_no_task_is_lost_while_hundreds_fail_and_everything_is_killed(
         wait_until(lambda: count(" [x] Hopeless") >= 15 * round, f"round {round}")  # noqa: B023
         broker.kill()
         if round % 2:
-            workers[0].kill()
-            workers.append(start(broker.url, again))
+            workers[round].kill()
         broker.start()
+        if round % 2:
+            workers.append(start_my_worker(broker.url, THIRDS, again=True))
 
     wait_until(lambda: broker.queue("tasks") == (0, 0), "no task is left")
     wait_until(lambda: messages_ready(broker.url, "failed_tasks") >= 200, "the others are kept")
-    with open_channel(broker.url) as channel:
-        got = iter(lambda: channel.basic_get("failed_tasks", auto_ack=True)[2], None)
-        failed = Counter(json.loads(body)["id"] for body in got)
+    failed = [json.loads(task)["id"] for task in take_all(broker.url, "failed_tasks")]
     finished = {int(report.stem) for report in (tmp_path / "reports").glob("*.txt")}
     assert set(failed) == {number for number in range(300) if number % 3}
     assert finished == {number for number in range(300) if number % 3 == 0}
-    print(
-        f"done again: {count(' [x] Done') - 100}, one copy too many: {sum(failed.values()) - 200}"
-    )
+    again, copies = count(" [x] Done") - 100, len(failed) - 200
+    print(f"done again: {again} of 100, one copy too many: {copies} of 200")

@@ -5,7 +5,6 @@ What lesson 8 shows is tested in test_page.py, and what survives kills in test_k
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
@@ -13,6 +12,7 @@ from helpers.amqp import (
     delete_queue,
     messages_ready,
     open_channel,
+    take_all,
     wait_until_queues_are_on_disk,
 )
 from helpers.broker import LIMIT
@@ -25,12 +25,14 @@ from helpers.script import (
     assert_quiet,
     assert_silent,
     assert_traceback,
+    frozen,
+    printed,
     wait_until,
 )
 
+SHOW, RESEND = "python failed_tasks.py", "python failed_tasks.py resend"
 WORK = "        time.sleep(seconds)\n"
 GOOD, BAD = '{"id": 1, "seconds": 0}', '{"id": 2, "seconds": 0}'
-LONG = '{"id": 3, "seconds": 1000}'
 
 
 def work(line):
@@ -39,61 +41,13 @@ def work(line):
 
 
 @pytest.fixture
-def start_my_worker(start_script, edited, tmp_path):
-    """Starts my_worker.py, edited, beside tasks.py with this limit of deliveries.
-
-    With `again`, it is started again whenever it ends, as Docker does.
-    """
-    (tmp_path / "reports").mkdir()
-
-    def start(url, *replacements, limit=10, again=False, wait_for=WAITING):
-        edited("tasks.py", ('"x-delivery-limit": 10,', f'"x-delivery-limit": {limit},'))
-        edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), *replacements)
-        loop = f"while true; do '{sys.executable}' my_worker.py; sleep 0.1; done"
-        command = ["-c", loop] if again else ["my_worker.py"]
-        python = "sh" if again else sys.executable
-        worker = start_script(*command, python=python, directory=tmp_path, AMQP_URL=url)
-        worker.wait_for(wait_for)
-        return worker
-
-    return start
-
-
-@pytest.fixture
-def start(start_script, edited, tmp_path):
-    """Starts tasks.py or failed_tasks.py with these tasks: start(url, "tasks.py", "{}", "{}")."""
-    for name in ("tasks.py", "failed_tasks.py"):
-        edited(name)
-
-    def start_with_input(url, command, *lines):
-        (tmp_path / "tasks.txt").write_text("".join(f"{line}\n" for line in lines))
-        command = f"exec '{sys.executable}' {command} <tasks.txt"
-        return start_script("-c", command, python="sh", directory=tmp_path, AMQP_URL=url)
-
-    return start_with_input
-
-
-@pytest.fixture
-def run(start):
-    """Runs tasks.py or failed_tasks.py to its end."""
-
-    def run_to_the_end(url, command, *lines):
-        ended = start(url, command, *lines)
-        ended.wait()
-        return ended
-
-    return run_to_the_end
-
-
-@pytest.fixture
-def send(run):
+def send(shell):
     """Sends tasks with tasks.py, and fails where that fails."""
 
-    def send_lines(url, *lines):
-        sent = run(url, "tasks.py", *lines)
-        assert sent.out == [f" [x] Sent {line!r}" for line in lines], str(sent)
+    def send_tasks(url, *tasks):
+        assert printed(shell(url, "python tasks.py", *tasks)) == [f" [x] Sent {t!r}" for t in tasks]
 
-    return send_lines
+    return send_tasks
 
 
 def wait_until_failed(url, count):
@@ -120,15 +74,16 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_task_that_always_fails_is_moved_and_those_behind_it_are_done(
-    broker, start_my_worker, send, run, tmp_path, ending
+    broker, edited, start_my_worker, send, shell, tmp_path, ending
 ):
+    edited("tasks.py", ('"x-delivery-limit": 10,', '"x-delivery-limit": 1,'))
     limit = [("LIMIT = 240", "LIMIT = 5")] if ending.startswith("no end") else []
-    worker = start_my_worker(broker.url, *limit, work(ENDINGS[ending]), limit=1, again=True)
+    worker = start_my_worker(broker.url, *limit, work(ENDINGS[ending]), again=True)
     send(broker.url, BAD, GOOD)
     worker.wait_for(" [x] Done")
     wait_until_failed(broker.url, 1)
     assert (tmp_path / "reports" / "1.txt").read_text() == "This took 0.0 seconds.\n"
-    assert run(broker.url, "failed_tasks.py").out == [f"delivery_limit: {BAD!r}"]
+    assert printed(shell(broker.url, SHOW)) == [f"delivery_limit: {BAD!r}"]
     assert worker.out.count(f" [x] Received {BAD!r}") == 2
 
 
@@ -142,20 +97,20 @@ def test_a_task_is_delivered_eleven_times_and_no_more(broker, start_my_worker, s
 WRONG = ["", "[]", "1", "{}", '{"id": 1}', '{"id": "x", "seconds": 0}', '{"id": 1, "seconds": []}']
 
 
-def test_a_hopeless_task_is_moved_at_once(broker, start_my_worker, send, run):
+def test_a_hopeless_task_is_moved_at_once(broker, start_my_worker, send, shell):
     worker = start_my_worker(broker.url)
     send(broker.url, *WRONG, GOOD)
     worker.wait_for(" [x] Done")
     wait_until_failed(broker.url, len(WRONG))
     assert worker.out.count(" [x] Hopeless") == len(WRONG)
-    assert run(broker.url, "failed_tasks.py").out == [f"rejected: {body!r}" for body in WRONG]
+    assert printed(shell(broker.url, SHOW)) == [f"rejected: {body!r}" for body in WRONG]
 
 
-def test_a_failed_task_waits_ten_seconds_and_its_worker_says_that_it_is_alive(
+def test_a_failed_task_waits_before_its_next_try_and_its_worker_says_that_it_is_alive(
     broker, start_my_worker, send
 ):
     """With a heartbeat of two seconds, RabbitMQ would drop a silent worker."""
-    pause, heartbeat = ("PAUSE = 0", "PAUSE = 10"), ("heartbeat = LIMIT + 60", "heartbeat = 2")
+    pause, heartbeat = ("PAUSE = 0", "PAUSE = 20"), ("heartbeat = LIMIT + 60", "heartbeat = 2")
     worker = start_my_worker(broker.url, pause, heartbeat, work("raise OSError"))
     send(broker.url, BAD)
     worker.wait_for(" [x] Failed")
@@ -268,8 +223,9 @@ def test_sigterm_during_work_stops_a_worker_that_loses_its_connection(
 
 
 def test_processes_of_the_work_end_as_they_should(broker, start_my_worker, send):
-    pool = "__import__('multiprocessing').get_context('fork').Pool"
-    worker = start_my_worker(broker.url, work(f"with {pool}(2) as p: p.map(time.sleep, [0, 0])"))
+    fork = "__import__('multiprocessing').get_context('fork')"
+    child = f"p = {fork}.Process(target=time.sleep, args=(1000,))"
+    worker = start_my_worker(broker.url, work(f"{child}; p.start(); p.terminate(); p.join()"))
     send(broker.url, BAD)
     worker.wait_for(" [x] Done")
     assert_quiet(worker)
@@ -277,8 +233,7 @@ def test_processes_of_the_work_end_as_they_should(broker, start_my_worker, send)
 
 # Tasks that are sent, or sent again
 
-RESEND = "failed_tasks.py resend"
-both = pytest.mark.parametrize("command", ["tasks.py", RESEND])
+both = pytest.mark.parametrize("command", ["python tasks.py", RESEND])
 
 
 def fail(url, *bodies):
@@ -290,24 +245,23 @@ def fail(url, *bodies):
 
 
 @pytest.fixture
-def start_oops(start, run):
-    """Starts what sends the task `oops`: one of the two commands, after it was made ready."""
+def make_ready(shell):
+    """Makes the queues, and a failed task `oops` where one is sent again."""
 
-    def make_ready(url, command):
-        run(url, "failed_tasks.py")
+    def make(url, command):
+        shell(url, SHOW).wait()
         if command == RESEND:
             fail(url, "oops")
-        return lambda url: start(url, command, "oops")
 
-    return make_ready
+    return make
 
 
 @both
-def test_a_task_that_is_sent_survives_a_crash(start_broker, start_oops, command):
+def test_a_task_that_is_sent_survives_a_crash(start_broker, make_ready, shell, command):
     broker = start_broker()
-    start_sender = start_oops(broker.url, command)
+    make_ready(broker.url, command)
     wait_until_queues_are_on_disk(broker, "%2F_tasks", "%2F_failed_tasks")
-    assert start_sender(broker.url).wait() == 0
+    assert printed(shell(broker.url, command, "oops")) != []
     broker.kill()
     broker.start()
     wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task is there")
@@ -318,11 +272,11 @@ def test_a_task_that_is_sent_survives_a_crash(start_broker, start_oops, command)
 
 @both
 def test_a_task_whose_queue_was_deleted_is_not_called_sent(
-    broker, start_proxy, start_oops, command
+    broker, start_proxy, make_ready, shell, command
 ):
-    start_sender = start_oops(broker.url, command)
+    make_ready(broker.url, command)
     proxy = start_proxy(broker, moment=PUBLISH, then="hold")
-    sender = start_sender(proxy.url)
+    sender = shell(proxy.url, command, "oops")
     assert proxy.reached.wait(LIMIT)
     delete_queue(broker.url, "tasks")
     proxy.go_on()
@@ -333,95 +287,96 @@ def test_a_task_whose_queue_was_deleted_is_not_called_sent(
 
 @both
 def test_a_rabbitmq_short_of_memory_is_an_error_and_loses_nothing(
-    start_broker, start_oops, command
+    start_broker, make_ready, shell, command
 ):
-    """The task arrives later; so a failed task is then there twice."""
+    """The task may arrive later; so a failed task may then be there twice."""
     broker = start_broker()
-    start_sender = start_oops(broker.url, command)
+    make_ready(broker.url, command)
     broker.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
-    sender = start_sender(broker.url)
+    sender = shell(broker.url, command, "oops")
     assert_traceback(sender, "ConnectionBlockedTimeout")
     assert sender.out == []
     broker.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "8GB")
-    wait_until(lambda: messages_ready(broker.url, "tasks") == 1, "the task arrives")
     wait_until_failed(broker.url, 1 if command == RESEND else 0)
 
 
-def test_a_rabbitmq_that_hangs_is_an_error(broker, start_proxy, start):
+def test_a_rabbitmq_that_hangs_is_an_error(broker, start_proxy, shell):
     """Within half a minute; RabbitMQ's own heartbeat takes two."""
-    sender = start(start_proxy(broker, moment=PUBLISH, then="hold").url, "tasks.py", "unheard")
+    url = start_proxy(broker, moment=PUBLISH, then="hold").url
+    sender = shell(url, "python tasks.py", "unheard")
     started = time.monotonic()
     assert_traceback(sender, "AMQPHeartbeatTimeout")
     assert time.monotonic() - started < 100
 
 
-def test_after_an_error_the_lines_say_what_is_stored(start_broker, run):
+def test_after_an_error_the_lines_say_what_is_stored(start_broker, shell):
     broker = start_broker()
     full = '{"max-length":7,"overflow":"reject-publish"}'
     broker.rabbitmqctl("set_policy", "full", "^tasks$", full)
-    sent = run(broker.url, "tasks.py", *map(str, range(1000)))
+    sent = shell(broker.url, "python tasks.py", *map(str, range(1000)))
     assert_traceback(sent, "NackError")
     assert 0 < len(sent.out) < 1000
     wait_until(lambda: messages_ready(broker.url, "tasks") == len(sent.out), "they are stored")
 
 
-def test_many_threads_send_whatever_bytes_and_nothing_else(broker, start_script, edited):
+def test_many_threads_send_whatever_bytes_and_nothing_else(broker, shell, tmp_path):
     """As a web application does."""
-    code = (
+    (tmp_path / "threads.py").write_text(
         "from concurrent.futures import ThreadPoolExecutor; import tasks\n"
         "list(ThreadPoolExecutor(20).map(tasks.send, [[b'\\xff']] * 20))\n"
         "tasks.send('text')"
     )
-    folder = edited("tasks.py").parent
-    sender = start_script("-c", code, directory=folder, AMQP_URL=broker.url)
-    assert_traceback(sender, "AttributeError")
-    assert messages_ready(broker.url, "tasks") == 20
+    assert_traceback(shell(broker.url, "exec python threads.py"), "AttributeError")
+    assert take_all(broker.url, "tasks") == [b"\xff"] * 20
 
 
 # Failed tasks
 
 
-def test_failed_tasks_are_chosen_by_a_part_of_them(broker, run):
-    run(broker.url, "failed_tasks.py")
+def test_failed_tasks_are_chosen_by_a_part_of_them(broker, shell):
+    shell(broker.url, SHOW).wait()
     fail(broker.url, "red 1", "red 2", "blue 1", "blue 2")
-    run(broker.url, "failed_tasks.py resend red").wait()
-    assert messages_ready(broker.url, "tasks") == 2
-    assert run(broker.url, "failed_tasks.py drop blue").out == ["None: 'blue 1'", "None: 'blue 2'"]
-    assert messages_ready(broker.url, "failed_tasks") == 0
-    assert run(broker.url, "failed_tasks.py resent").wait() == 2
+    shell(broker.url, f"{RESEND} red").wait()
+    assert take_all(broker.url, "tasks") == [b"red 1", b"red 2"]
+    dropped = printed(shell(broker.url, f"{SHOW} drop 1"))
+    assert dropped == [" [x] Dropped None: 'blue 1'"]
+    for mistake in ("drop", "resent"):
+        assert shell(broker.url, f"{SHOW} {mistake}").wait() == 2
+    assert take_all(broker.url, "failed_tasks") == [b"blue 2"]
 
 
-def test_looking_at_failed_tasks_does_not_change_them(broker, run):
+def test_looking_at_failed_tasks_does_not_change_them(broker, shell):
     """Not even 25 times: RabbitMQ 4 drops what comes back 21 times, unless told otherwise."""
-    run(broker.url, "failed_tasks.py")
+    shell(broker.url, SHOW).wait()
     fail(broker.url, "one\x1b[2J", "two")
-    looks = [run(broker.url, "failed_tasks.py").out for _ in range(25)]
+    looks = [printed(shell(broker.url, SHOW)) for _ in range(25)]
     assert looks == [["None: 'one\\x1b[2J'", "None: 'two'"]] * 25
 
 
-def test_resend_takes_what_is_there_and_no_more(broker, start_my_worker, send, run):
+def test_resend_takes_what_is_there_and_no_more(broker, start_my_worker, send, shell):
     worker = start_my_worker(broker.url)
     send(broker.url, *["oops"] * 30)
     wait_until_failed(broker.url, 30)
-    assert len(run(broker.url, RESEND).out) == 30
+    assert len(printed(shell(broker.url, RESEND))) == 30
     worker.wait_for(" [x] Hopeless", 60)
 
 
 @pytest.mark.parametrize("why", ["full", "gone"])
-def test_a_failed_task_waits_for_its_queue(start_broker, start_my_worker, send, run, why):
+def test_a_failed_task_waits_for_its_queue(start_broker, start_my_worker, send, shell, why):
     """RabbitMQ tries again each three minutes; the tests' brokers each five seconds."""
     broker = start_broker()
     worker = start_my_worker(broker.url)
-    if why == "gone":
-        delete_queue(broker.url, "failed_tasks")
-    else:
-        full = '{"max-length":1,"overflow":"reject-publish"}'
-        broker.rabbitmqctl("set_policy", "full", "failed_tasks", full)
-    send(broker.url, *["oops"] * 9)
+    with frozen(worker):
+        send(broker.url, *["oops"] * 9)
+        if why == "gone":
+            delete_queue(broker.url, "failed_tasks")
+        else:
+            full = '{"max-length":1,"overflow":"reject-publish"}'
+            broker.rabbitmqctl("set_policy", "full", "failed_tasks", full)
     worker.wait_for(" [x] Hopeless", 9)
     wait_until(lambda: broker.queue("tasks") == (0, 0), "the worker has answered")
     if why == "gone":
-        run(broker.url, "failed_tasks.py")
+        shell(broker.url, SHOW).wait()
     else:
         broker.rabbitmqctl("clear_policy", "full")
         if broker.version() < (4, 0):  # which tries again only after a restart
@@ -430,8 +385,7 @@ def test_a_failed_task_waits_for_its_queue(start_broker, start_my_worker, send, 
     wait_until_failed(broker.url, 9)
 
 
-def test_each_machine_of_a_cluster_would_have_a_copy(broker, run):
-    """And a task is kept here until it is stored there."""
-    run(broker.url, "failed_tasks.py")
+def test_each_machine_of_a_cluster_would_have_a_copy(broker, shell):
+    shell(broker.url, SHOW).wait()
     listed = broker.rabbitmqctl("list_queues", "--no-table-headers", "name", "type")
     assert "tasks\tquorum" in listed and "failed_tasks\tquorum" in listed

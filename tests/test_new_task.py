@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.amqp import get_message, messages_ready, open_channel, wait_until_queues_are_on_disk
+from helpers.amqp import messages_ready, open_channel, take_all, wait_until_queues_are_on_disk
 from helpers.broker import LIMIT
 from helpers.machine import ROOT
 from helpers.proxy import ACK, CLOSE, PUBLISH
@@ -26,7 +26,7 @@ def test_all_words_are_sent_as_utf_8_and_printed_readably(
     new_task = start_script("new_task.py", *words, AMQP_URL=broker.url)
     assert new_task.wait() == 0
     assert (new_task.out, new_task.err) == ([f" [x] Sent {printed}"], [])
-    assert get_message(broker.url) == message.encode()
+    assert take_all(broker.url) == [message.encode()]
 
 
 def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy, start_script):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,8 +34,13 @@ def test_tests():
 def test_mistakes_in_the_code_are_found_before_the_tests_begin(project, mistake, words):
     with (project / "worker.py").open("a") as worker:
         worker.write(f"{mistake}\n")
+    only_collect = {**os.environ, "PYTEST_ADDOPTS": "--collect-only"}  # if it comes to that
     ended = subprocess.run(
-        [sys.executable, "tests/run.py"], cwd=project, capture_output=True, text=True
+        [sys.executable, "tests/run.py"],
+        cwd=project,
+        env=only_collect,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 1
     assert words in ended.stdout

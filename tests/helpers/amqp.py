@@ -26,10 +26,10 @@ def messages_ready(url: str, queue: str = "task_queue") -> int:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
-def get_message(url: str) -> bytes:
-    """Take the next message out of task_queue."""
+def take_all(url: str, queue: str = "task_queue") -> list[bytes]:
+    """Take all messages that wait out of a queue, in their order."""
     with open_channel(url) as channel:
-        return bytes(channel.basic_get("task_queue", auto_ack=True)[2])
+        return list(iter(lambda: channel.basic_get(queue, auto_ack=True)[2], None))
 
 
 def delete_queue(url: str, *names: str) -> None:

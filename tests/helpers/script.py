@@ -158,6 +158,20 @@ def frozen(*workers: Script) -> Iterator[None]:
         worker.thaw()
 
 
+def printed(script: Script) -> list[str]:
+    """Wait until a script has ended, and return the lines that it has printed on stdout."""
+    script.wait()
+    return script.out
+
+
+# What my_worker.py does in place of its work: a third each is done, fails, and is hopeless.
+THIRDS = (
+    "        time.sleep(seconds)\n",
+    "        if task['id'] % 3 == 1:\n            raise OSError\n"
+    "        if task['id'] % 3 == 2:\n            raise Hopeless\n",
+)
+
+
 def wait_until(condition: Callable[[], object], what: str, state: object = "") -> None:
     """Poll until the condition holds. Raises RuntimeError with `what` when LIMIT is over."""
     deadline = time.monotonic() + LIMIT
