@@ -75,8 +75,10 @@ def test_keep_the_tasks_when_a_machine_is_lost(
     assert set(failed) == {number for number in sent if number % 3}
     in_pair = Counter(json.loads(task.strip("'"))["id"] for task in done(*pair))
     assert set(in_pair) == set(sent)
+    # Each of the two workers may have lost an ack each time.
     twice, copies = sum(in_pair.values()) - 60, len(failed) - 40
     print(f"done again: {twice} of 60, one copy too many: {copies} of 40")
+    assert twice <= 2 * len(machines)
 
 
 def test_while_two_machines_are_down_nothing_is_called_sent_and_then_all_goes_on(
