@@ -43,6 +43,7 @@ def compose(images, project):
 
     def typed(block):
         for line in block.splitlines():
+            before, _, line = line.rpartition(" | ")
             command = shlex.split(line)
             if command[:2] == ["docker", "compose"]:
                 named = [word for word in command if word.endswith(".yml")]
@@ -50,7 +51,10 @@ def compose(images, project):
                 options, rest = command[2 : 2 + 2 * len(named)], command[2 + 2 * len(named) :]
                 command = ["docker", "compose", f"--project-name={PROJECT}", *files, *options]
                 command += ["-f", "no-ports.yml", *rest]
-            ended = subprocess.run(command, cwd=project, capture_output=True, text=True)
+            given = subprocess.check_output(["sh", "-c", before], text=True)
+            ended = subprocess.run(
+                command, cwd=project, input=given, capture_output=True, text=True
+            )
             assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -96,7 +100,9 @@ def test_clean_up_with_docker(compose):
 
 def test_keep_ten_workers_running(compose, project):
     """They start again, and finish their tasks: SIGTERM reaches a container's first process."""
-    up, follow, stop, remove, _loop = steps("Keep ten workers running")  # Docker does the same
+    up, send, follow, stop, remove, _loop = steps(
+        "Keep ten workers running"
+    )  # Docker does the same
     logs = follow.replace("--follow ", "")  # else it would not end
     compose(*steps("Answers and errors"))
     compose(up)
@@ -106,10 +112,7 @@ def test_keep_ten_workers_running(compose, project):
         docker("exec", name, "python", "-c", "import os; os.kill(1, 15)")
     wait_until(lambda: compose(logs).count(WAITING) == 20, "all ten workers wait again")
 
-    task = """python -c 'import tasks; tasks.send([b"{}"])'""".replace(
-        "{}", '{\\"id\\": 1, \\"seconds\\": 15}'
-    )
-    compose(f"{up.splitlines()[-1].split(' up ')[0]} exec -T worker {task}")
+    compose(send)
     wait_until(lambda: " [x] Received" in compose(logs), "a worker has the task")
     compose(stop)
     assert " [x] Done" in compose(logs)
