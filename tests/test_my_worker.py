@@ -225,9 +225,9 @@ def test_sigterm_during_work_stops_a_worker_that_loses_its_connection(
 def test_processes_of_the_work_end_as_they_should(broker, start_my_worker, send):
     """Once they run: a signal at the moment of the fork is lost in Python itself."""
     fork = "__import__('multiprocessing').get_context('fork')"
-    line = f"q = {fork}.Queue(); p = {fork}.Process(target=lambda: q.put(0) or time.sleep(1000))"
+    line = f"a, b = {fork}.Pipe(); p = {fork}.Process(target=lambda: b.send(0) or time.sleep(1000))"
     worker = start_my_worker(
-        broker.url, work(f"{line}; p.start(); q.get(); p.terminate(); p.join()")
+        broker.url, work(f"{line}; p.start(); a.recv(); p.terminate(); p.join()")
     )
     send(broker.url, BAD)
     worker.wait_for(" [x] Done")

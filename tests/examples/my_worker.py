@@ -25,7 +25,6 @@ parameters = pika.URLParameters(os.environ.get("AMQP_URL", "amqp://127.0.0.1"))
 address = f"{parameters.host}:{parameters.port}"
 parameters.heartbeat = LIMIT + 60  # pika is silent while work() works
 
-PID = os.getpid()
 working = False  # work() is running
 stopping = False  # SIGTERM has come meanwhile
 
@@ -131,8 +130,6 @@ def main():
 def stop(signum, frame):
     """Finish the work, then stop. Without work, or when told a second time, stop at once."""
     global stopping
-    if os.getpid() != PID:
-        os._exit(1)  # a child process of your work, which has inherited stop()
     if stopping or not working:
         raise KeyboardInterrupt
     stopping = True
@@ -140,6 +137,9 @@ def stop(signum, frame):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)  # kill, docker stop, systemctl stop
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        # A child process of your work must not inherit stop(), or nobody could end it.
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
         main()
     except KeyboardInterrupt:
