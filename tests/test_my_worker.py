@@ -129,6 +129,11 @@ def test_a_worker_has_the_whole_limit_for_each_task(broker, start_my_worker, sen
     assert_quiet(worker)
 
 
+def test_the_heartbeat_allows_for_the_longest_task(broker, shell):
+    code = "import my_worker as w; print(w.parameters.heartbeat - w.LIMIT)"
+    assert printed(shell(broker.url, f"python -c '{code}'")) == ["60"]
+
+
 def test_nobody_sees_half_a_report(broker, start_my_worker, send, tmp_path):
     """Also when two workers do the same task at the same time, and both are killed."""
     stop = ("            file.write(", "            time.sleep(1000)\n            file.write(")
@@ -181,13 +186,15 @@ def test_sigterm_lets_a_task_finish_and_no_other_task_is_counted(
 ):
     lines = {"Done": "pass", "Failed": "raise OSError", "Hopeless": "raise Hopeless"}
     wait = "exec(\"while not os.path.exists('go on'): time.sleep(0.1)\")"
-    worker = start_my_worker(broker.url, work(f"{wait}\n            {lines[result]}"))
+    pause = ("PAUSE = 0", "PAUSE = 1000")
+    worker = start_my_worker(broker.url, pause, work(f"{wait}\n            {lines[result]}"))
     send(broker.url, BAD, GOOD)
     worker.wait_for(" [x] Received")
     worker.terminate()
     (tmp_path / "go on").touch()
     assert worker.wait() == 0
     assert worker.out == [WAITING, f" [x] Received {BAD!r}", f" [x] {result}"]
+    assert not [line for line in worker.err if line.startswith(CANCELLED)]
     left = [GOOD.encode()] if result != "Failed" else [BAD.encode(), GOOD.encode()]
     wait_until(lambda: messages_ready(broker.url, "tasks") == len(left), "it has answered")
     with open_channel(broker.url) as channel:
