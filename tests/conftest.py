@@ -218,7 +218,7 @@ def start_my_worker(shell, edited):
         edited("my_worker.py", ("PAUSE = 10", "PAUSE = 0"), *replacements)
         line = "exec python my_worker.py"
         if again:
-            line = "while true; do python my_worker.py; sleep 0.1; done"
+            line = "while kill -0 $PPID; do python my_worker.py; sleep 0.1; done"  # while we live
         worker = shell(url, line)
         worker.wait_for(wait_for)
         return worker
