@@ -18,6 +18,7 @@ or the first words of the row in a table of errors, in small letters: `test_page
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -91,46 +92,41 @@ def broker(shared_broker):
 
 
 @pytest.fixture
-def start_broker(epmd_port, tmp_path):
+def start_broker(epmd_port, tmp_path, request):
     """Starts a broker of the test's own, with these lines in its rabbitmq.conf."""
-    started: list[Broker] = []
+    names = (f"node{number}" for number in itertools.count())
 
     def start(config=""):
-        started.append(Broker(tmp_path / f"node{len(started)}", epmd_port, config))
-        started[-1].start()
-        return started[-1]
+        broker = Broker(tmp_path / next(names), epmd_port, config)
+        request.addfinalizer(broker.kill)
+        broker.start()
+        return broker
 
-    yield start
-    for broker in started:
-        broker.kill()
+    return start
 
 
 @pytest.fixture
-def start_proxy():
+def start_proxy(request):
     """Starts a network that fails: start_proxy(broker, moment=PUBLISH, then="cut")."""
-    started = []
 
     def start(*brokers, **fault):
-        started.append(Proxy(*brokers, **fault))
-        return started[-1]
+        proxy = Proxy(*brokers, **fault)
+        request.addfinalizer(proxy.close)
+        return proxy
 
-    yield start
-    for proxy in started:
-        proxy.close()
+    return start
 
 
 @pytest.fixture
-def start_script():
+def start_script(request):
     """Starts a script: start_script("worker.py", AMQP_URL=...)."""
-    started = []
 
     def start(*command, **more):
-        started.append(Script(*command, **more))
-        return started[-1]
+        script = Script(*command, **more)
+        request.addfinalizer(script.kill)
+        return script
 
-    yield start
-    for script in started:
-        script.kill()
+    return start
 
 
 @pytest.fixture
@@ -158,19 +154,15 @@ def send(start_script):
 
 
 @pytest.fixture
-def reader(broker, tmp_path_factory):
+def reader(broker, start_script, tmp_path_factory):
     """Somebody who follows the page, with the broker of many tests."""
-    reader = Reader(broker, tmp_path_factory.mktemp("reader"))
-    yield reader
-    reader.close()
+    return Reader(broker, tmp_path_factory.mktemp("reader"), start_script)
 
 
 @pytest.fixture
-def reader_with_own_broker(start_broker, tmp_path_factory):
+def reader_with_own_broker(start_broker, start_script, tmp_path_factory):
     """Somebody who changes settings of RabbitMQ, with a broker of the test's own."""
-    reader = Reader(start_broker(), tmp_path_factory.mktemp("reader"))
-    yield reader
-    reader.close()
+    return Reader(start_broker(), tmp_path_factory.mktemp("reader"), start_script)
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import contextlib
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from helpers.broker import SERVER, Broker, epmd
 from helpers.machine import enter_venv, fail, need_rabbitmq
-from helpers.script import Script
+from helpers.script import Script, picture
 
 TASKS = (
     "First message.",
@@ -21,30 +20,6 @@ TASKS = (
     "Fourth message....",
     "Fifth message.....",
 )
-
-
-class Picture:
-    """Who worked on what, when: a row for each worker, a column for each second."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, str] = {}
-        self._received: dict[str, tuple[float, str]] = {}
-        self._start = 0.0
-
-    def see(self, name: str, line: str) -> None:
-        """Note a line that a worker has just printed."""
-        now = time.monotonic()
-        if line.startswith(" [x] Received"):
-            self._start = self._start or now
-            (number,) = [n for n, task in enumerate(TASKS, 1) if repr(task) in line]
-            self._received[name] = now, str(number)
-        elif line == " [x] Done":
-            begun, digit = self._received[name]
-            row = self._rows.get(name, "").ljust(round(begun - self._start))
-            self._rows[name] = row.ljust(round(now - self._start), digit)
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name} | {row}" for name, row in sorted(self._rows.items()))
 
 
 def play(started: contextlib.ExitStack) -> None:
@@ -57,11 +32,9 @@ def play(started: contextlib.ExitStack) -> None:
     broker = Broker(home / "play", started.enter_context(epmd()))
     started.callback(broker.kill)
     broker.start()
-    picture = Picture()
 
     def start(name: str, *command: str) -> Script:
         def on_line(line: str) -> None:
-            picture.see(name, line)
             print(f"{name} | {line}\n", end="", flush=True)  # in one piece, whoever else prints
 
         on_line(f"$ python {' '.join(command)}")
@@ -78,7 +51,8 @@ def play(started: contextlib.ExitStack) -> None:
             fail("new_task.py has ended with an error.")
     for worker, tasks in zip(workers, (3, 2)):
         worker.wait_for(" [x] Done", tasks)
-    print(f"\nEach column is a second, each digit is the number of a task:\n\n{picture}")
+    print("\nEach column is a second, each digit is the number of a task:\n")
+    print(picture(TASKS, *workers), end="")
 
 
 def main() -> None:

@@ -6,14 +6,13 @@ What its tables of errors say is tested in test_errors.py, and the ten workers i
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 
-import pytest
+import httpx
 from helpers.amqp import messages_ready
-from helpers.broker import free_port
+from helpers.broker import LIMIT, free_port
 from helpers.machine import ROOT
 from helpers.page import EXAMPLES, steps
+from helpers.script import wait_until
 
 
 def test_answers_and_errors(reader):
@@ -32,41 +31,45 @@ def test_send_tasks_from_your_own_program(reader):
     assert messages_ready(reader.broker.url, "tasks") == 1000
 
 
-@pytest.fixture
-def browser():
-    """Opens an address. Returns the status and the text of the answer."""
-
-    def open_page(url, method="GET"):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    return open_page
-
-
-def test_order_a_report_on_a_web_page(reader, browser):
+def test_order_a_report_on_a_web_page(reader):
     worker, web = steps("Order a report on a web page")
     reader.type_in(*steps("Answers and errors"))
     port = free_port()
     web = web.replace("pip install flask\n", "")  # the tests have installed it
     reader.start(f"{web.rstrip()} --port {port}", wait_for="Running on")
-    here = f"http://127.0.0.1:{port}"
-    form = browser(here)[1]
-    (path,) = re.findall(r'action="([^"]*)"', form)
-    report = here + path
-    assert form != browser(here)[1], "each page orders a report of its own"
-    assert browser(report, "POST") == (202, "Your report is not ready yet.")
-    browser(report, "POST")  # a repeated click
-    assert browser(f"{here}/waiting") == (200, "2")
+    browser = httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", trust_env=False, follow_redirects=True
+    )
+    form = browser.get("/").text
+    (report,) = re.findall(r'action="([^"]*)"', form)
+    assert form != browser.get("/").text, "each page orders a report of its own"
+    ordered = browser.post(report)
+    assert (ordered.status_code, ordered.text) == (202, "Your report is not ready yet.")
+    browser.post(report)  # a repeated click
+    assert browser.get("/waiting").text == "2"
     worker = reader.start(worker)
     worker.wait_for(" [x] Done", 2)
-    assert browser(report) == (200, "This took 5.0 seconds.\n")
+    assert browser.get(report).text == "This took 5.0 seconds.\n"
     assert len(list((reader.folder / "reports").glob("*.txt"))) == 1
     reader.broker.kill()
-    assert browser(report, "POST") == (503, "Please try again later.")
+    refused = browser.post(report, timeout=LIMIT)
+    assert (refused.status_code, refused.text) == (503, "Please try again later.")
+    browser.close()
+
+
+def test_a_task_that_takes_too_long(reader):
+    loop, two_tasks, console_1, look, shown, drop = steps("A task that takes too long")
+    reader.type_in(*steps("Answers and errors"))
+    worker = reader.start(loop)
+    reader.type_in(two_tasks)
+    worker.wait_for(" [x] Done")
+    assert worker.out[-2:] == console_1.splitlines()
+    assert sum("in work" in line for line in worker.err) >= 11
+    wait_until(lambda: reader.type_in(look) == shown, "the first is in failed_tasks")
+    worker.ctrl_c()
+    worker.wait()
+    reader.type_in(drop)
+    assert reader.type_in(look) == ""
 
 
 def test_work_for_longer_than_five_minutes(start_broker):

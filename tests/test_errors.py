@@ -13,7 +13,7 @@ import pytest
 from helpers.amqp import delete_queue, messages_ready, open_channel
 from helpers.broker import LIMIT, free_port
 from helpers.machine import ROOT
-from helpers.proxy import CONNECTION_OPEN, DECLARE, HEADER, PUBLISH, START_OK
+from helpers.proxy import ACK, CONNECTION_OPEN, DECLARE, HEADER, PUBLISH, START_OK
 from helpers.script import CANCELLED, LOST, NO_CONNECTION, WAITING, assert_traceback, wait_until
 
 
@@ -196,13 +196,18 @@ def test_an_address_that_is_none(assert_both_end, words, url):
 
 
 def test_streamlosterror(broker, start_proxy, start_script, assert_not_sent):
-    for moment in (DECLARE, PUBLISH):
+    """When only the confirm is lost, the task has arrived."""
+    for moment, arrived in ((PUBLISH, 0), (ACK, 1), (DECLARE, 1)):
         assert_not_sent(start_proxy(broker, moment=moment, then="cut").url, "StreamLostError")
+        assert messages_ready(broker.url) == arrived
     proxy = start_proxy(broker, moment=DECLARE, then="cut")
     assert "StreamLostError" in start_script("worker.py", AMQP_URL=proxy.url).wait_for(LOST, 2)
 
 
-def test_amqpheartbeattimeout(broker, start_proxy, start_script, edited):
+def test_amqpheartbeattimeout(broker, start_proxy, start_script, edited, assert_not_sent):
+    """Without `heartbeat=2`, new_task.py ends after two to three minutes."""
+    proxy = start_proxy(broker, moment=PUBLISH, then="hold")
+    assert_not_sent(f"{proxy.url}?heartbeat=2", "AMQPHeartbeatTimeout")
     proxy = start_proxy(broker, moment=DECLARE, then="hold")
     script = edited("worker.py", ("heartbeat = 300", "heartbeat = 2"))
     worker = start_script(script, AMQP_URL=proxy.url)
@@ -223,15 +228,6 @@ def test_connection_forced_and_lost_the_connection(broker, start_worker, start_p
 
 
 # new_task.py
-
-
-def test_nackerror_of_a_full_queue(start_broker, send, assert_not_sent):
-    broker = start_broker()
-    full = '{"max-length":1,"overflow":"reject-publish"}'
-    broker.rabbitmqctl("set_policy", "full", "task_queue", full)
-    send(broker.url, "first")
-    assert_not_sent(broker.url, "NackError", "second")
-    assert messages_ready(broker.url) == 1
 
 
 def test_unroutableerror_of_a_queue_that_was_deleted(broker, start_proxy, start_script):

@@ -8,13 +8,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from helpers.amqp import (
-    delete_queue,
-    messages_ready,
-    open_channel,
-    take_all,
-    wait_until_queues_are_on_disk,
-)
+from helpers.amqp import delete_queue, messages_ready, open_channel, take_all
 from helpers.broker import LIMIT
 from helpers.proxy import HEADER, PUBLISH
 from helpers.script import (
@@ -270,7 +264,7 @@ def make_ready(shell):
 def test_a_task_that_is_sent_survives_a_crash(start_broker, make_ready, shell, command):
     broker = start_broker()
     make_ready(broker.url, command)
-    wait_until_queues_are_on_disk(broker, "%2F_tasks", "%2F_failed_tasks")
+    broker.restart()
     assert printed(shell(broker.url, command, "oops")) != []
     broker.kill()
     broker.start()
@@ -395,12 +389,5 @@ def test_a_failed_task_waits_for_its_queue(start_broker, start_my_worker, send, 
     else:
         broker.rabbitmqctl("clear_policy", "full")
         if broker.version() < (4, 0):  # which tries again only after a restart
-            broker.rabbitmqctl("stop_app")
-            broker.rabbitmqctl("start_app")
+            broker.restart()
     wait_until_failed(broker.url, 9)
-
-
-def test_each_machine_of_a_cluster_would_have_a_copy(broker, shell):
-    shell(broker.url, SHOW).wait()
-    listed = broker.rabbitmqctl("list_queues", "--no-table-headers", "name", "type")
-    assert "tasks\tquorum" in listed and "failed_tasks\tquorum" in listed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from helpers.amqp import messages_ready, open_channel, take_all, wait_until_queues_are_on_disk
+from helpers.amqp import messages_ready, open_channel, take_all
 from helpers.broker import LIMIT
 from helpers.machine import ROOT
-from helpers.proxy import ACK, CLOSE, PUBLISH
-from helpers.script import TRACEBACK, assert_silent, assert_traceback
+from helpers.proxy import ACK, CLOSE
+from helpers.script import TRACEBACK, assert_silent
 
 
 @pytest.mark.parametrize(
@@ -40,30 +40,12 @@ def test_nothing_is_called_sent_before_rabbitmq_confirms_it(broker, start_proxy,
     assert new_task.wait() == 0
 
 
-def test_without_the_confirm_it_ends_with_an_error_although_the_task_has_arrived(
-    broker, start_proxy, start_script
-):
-    proxy = start_proxy(broker, moment=ACK, then="cut")
-    new_task = start_script("new_task.py", "perhaps", AMQP_URL=proxy.url)
-    assert_traceback(new_task, "StreamLostError")
-    assert new_task.out == []
-    assert messages_ready(broker.url) == 1
-
-
-def test_a_line_that_goes_silent_ends_it_with_an_error(broker, start_proxy, start_script):
-    """With RabbitMQ's heartbeat of 60 seconds: after two to three minutes."""
-    proxy = start_proxy(broker, moment=PUBLISH, then="hold")
-    new_task = start_script("new_task.py", "unheard", AMQP_URL=f"{proxy.url}?heartbeat=2")
-    assert_traceback(new_task, "AMQPHeartbeatTimeout")
-    assert new_task.out == []
-
-
 def test_what_is_called_sent_is_there_although_rabbitmq_dies_at_the_goodbye(
     broker, start_proxy, start_script
 ):
     with open_channel(broker.url) as channel:
         channel.queue_declare("task_queue", durable=True)
-    wait_until_queues_are_on_disk(broker)
+    broker.restart()
     proxy = start_proxy(broker, moment=CLOSE, then="hold")
     new_task = start_script("new_task.py", "kept", AMQP_URL=proxy.url)
     assert proxy.reached.wait(LIMIT)

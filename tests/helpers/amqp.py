@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pika
-
-from helpers.broker import Broker
-from helpers.script import wait_until
 
 
 @contextlib.contextmanager
@@ -37,29 +33,3 @@ def delete_queue(url: str, *names: str) -> None:
     with open_channel(url) as channel:
         for name in names or ("task_queue",):
             channel.queue_delete(name)
-
-
-def wait_until_queues_are_on_disk(broker: Broker, *quorum_queues: str) -> None:
-    """Wait until each queue that RabbitMQ has declared is on disk: it answers a moment before.
-
-    RabbitMQ writes queues and exchanges down in the order of their declaration. So this declares
-    an exchange, and looks for its name in the files of the node. (Not a queue: its deletion is
-    answered a moment too early, too, and a test would find the queue after the next kill.) A
-    quorum queue, named here as `VHOST_QUEUE`, stands in one more file, which is written later.
-    """
-    name = f"last-{uuid.uuid4()}"
-
-    def stands(words: str, *files: str) -> bool:
-        return any(
-            words.encode() in file.read_bytes()
-            for file in (broker.home / "data").rglob("*")
-            if file.name.endswith(files) and file.is_file()
-        )
-
-    with open_channel(broker.url) as channel:
-        channel.exchange_declare(name, durable=True)
-        logs = ("LATEST.LOG", ".DCL", ".DCD", ".wal")  # of Mnesia, and of Khepri
-        wait_until(lambda: stands(name, *logs), "the new exchange is on disk")
-        channel.exchange_delete(name)
-    for queue in quorum_queues:
-        wait_until(lambda: stands(queue, "names.dets"), f"{queue} is on disk")  # noqa: B023

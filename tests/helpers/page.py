@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from helpers.broker import LIMIT, SERVER, Broker
@@ -45,21 +46,14 @@ def steps(title: str) -> list[str]:
     return blocks("sh|console|text", sections()[title])
 
 
-def tasks_of(picture: str) -> dict[str, str]:
-    """In which order each worker of a picture does its tasks: {"worker 1": "135", ...}."""
-    rows = re.findall(r"^(worker \d) \| ([\d ]+)$", picture, re.MULTILINE)
-    return {worker: re.sub(r"(\d)\1+", r"\1", row.replace(" ", "")) for worker, row in rows}
-
-
 class Reader:
     """Somebody who follows the pages, in a folder like the project's, on this broker.
 
     For this reader, 127.0.0.1 is that broker.
     """
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
-        self.broker, self.folder = broker, folder
-        self._started: list[Script] = []
+    def __init__(self, broker: Broker, folder: Path, start_script: Callable[..., Script]) -> None:
+        self.broker, self.folder, self._start_script = broker, folder, start_script
         for script in ("new_task.py", "worker.py"):
             shutil.copy(ROOT / script, folder)
         shutil.copytree(EXAMPLES, folder / "tests" / "examples")
@@ -108,19 +102,7 @@ class Reader:
 
         Raises RuntimeError where a command fails, or the program ends before.
         """
-        script = Script(
-            "-ec",
-            block,
-            python="sh",
-            directory=self.folder,
-            PATH=self.environment["PATH"],
-            AMQP_URL=self.broker.url,
-        )
-        self._started.append(script)
+        its = {"PATH": self.environment["PATH"], "AMQP_URL": self.broker.url}
+        script = self._start_script("-ec", block, python="sh", directory=self.folder, **its)
         script.wait_for(wait_for)
         return script
-
-    def close(self) -> None:
-        """End what is still running."""
-        for script in self._started:
-            script.kill()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import socket
+import socketserver
 import threading
+from typing import Any
 
 from helpers.broker import Broker
 
@@ -16,7 +18,7 @@ REJECT = b"\x00\x3c\x00\x5a"
 DELETE, CLOSE = b"\x00\x32\x00\x28", b"\x00\x0a\x00\x32"
 
 
-class Proxy:
+class Proxy(socketserver.ThreadingTCPServer):
     """Passes bytes on to a broker: of several, each connection to the next one that takes it.
 
     At each `moment` it does what `then` says, before it passes the bytes on: "cut": closes the
@@ -25,17 +27,15 @@ class Proxy:
     """
 
     def __init__(self, *brokers: Broker, moment: bytes | None = None, then: str = "") -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.url = f"amqp://127.0.0.1:{self.server_address[1]}"
+        self.reached = threading.Event()
         self._moment, self._then = moment, then
         self._ports = collections.deque(broker.port for broker in brokers)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"amqp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.reached = threading.Event()
         self._go_on = threading.Event()
         self._closed = False
         self._sockets: list[socket.socket] = []
-        self._passing: list[threading.Thread] = []
-        self._accepting = threading.Thread(target=self._accept, daemon=True)
-        self._accepting.start()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def go_on(self) -> None:
         """Pass on what was held."""
@@ -45,32 +45,24 @@ class Proxy:
         """Take no more connections, cut those that there are, with what is held, and wait."""
         self._closed = True
         self._go_on.set()
-        self._shut_down(self._listener)
-        self._accepting.join()
+        self.shutdown()
         self._shut_down(*self._sockets)
-        for thread in self._passing:
-            thread.join()
-        for one in (self._listener, *self._sockets):
-            one.close()
+        self.server_close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                script, _ = self._listener.accept()
-            except OSError:
-                if self._closed:
-                    return
-                raise
-            broker = socket.socket()  # if no broker takes it, the script's end is closed
+    def finish_request(self, script: Any, _: object) -> None:
+        """Pass on what a script and a broker say, in a thread for each connection."""
+        with socket.socket() as broker:  # if no broker takes it, the script's end is closed
             for _ in range(len(self._ports)):
                 self._ports.rotate()
                 if broker.connect_ex(("127.0.0.1", self._ports[0])) == 0:
                     break
             self._sockets += [script, broker]
-            for ends in ((script, broker), (broker, script)):
-                thread = threading.Thread(target=self._pass_on, args=ends, daemon=True)
-                thread.start()
-                self._passing.append(thread)
+            if self._closed:
+                return
+            back = threading.Thread(target=self._pass_on, args=(broker, script))
+            back.start()
+            self._pass_on(script, broker)
+            back.join()
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):

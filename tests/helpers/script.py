@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -189,3 +189,12 @@ def done(*workers: Script) -> list[str]:
         for line, following in zip(worker.out, worker.out[1:])
         if following == " [x] Done"
     ]
+
+
+def picture(tasks: Sequence[str], *workers: Script) -> str:
+    """Who did what: a row for each worker, and for each second of a task a digit, its number."""
+    rows = []
+    for number, worker in enumerate(workers, 1):
+        seconds = (str(1 + tasks.index(task[1:-1])) * task.count(".") for task in done(worker))
+        rows.append(f"worker {number} | {''.join(seconds)}\n")
+    return "".join(rows)
