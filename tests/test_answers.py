@@ -58,7 +58,7 @@ def test_order_a_report_on_a_web_page(reader):
 
 
 def test_a_task_that_takes_too_long(reader):
-    loop, two_tasks, console_1, look, shown, drop = steps("A task that takes too long")
+    loop, two_tasks, console_1, look, shown, again, resend = steps("A task that takes too long")
     reader.type_in(*steps("Answers and errors"))
     worker = reader.start(loop)
     reader.type_in(two_tasks)
@@ -68,7 +68,9 @@ def test_a_task_that_takes_too_long(reader):
     wait_until(lambda: reader.type_in(look) == shown, "the first is in failed_tasks")
     worker.ctrl_c()
     worker.wait()
-    reader.type_in(drop)
+    real = reader.start(again)
+    reader.type_in(resend)
+    real.wait_for(" [x] Done")
     assert reader.type_in(look) == ""
 
 
