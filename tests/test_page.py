@@ -19,15 +19,6 @@ from helpers.page import EXAMPLES, TEXTS, TUTORIAL, sections, steps
 from helpers.script import LOST, WAITING, assert_quiet, done, frozen, picture, wait_until
 
 
-def assert_shows(worker, block):
-    """The worker prints the lines of this block; `…` stands for any words."""
-    lines = block.splitlines()
-    for line in lines:
-        worker.wait_for(line.removesuffix("…"), lines.count(line))
-    printed = [line for line in lines if not line.startswith(LOST)]
-    assert worker.out[1 : 1 + len(printed)] == printed
-
-
 def test_get_ready(reader):
     install_pika, activate, check = steps("Get ready")
     make_venv, install = install_pika.splitlines()
@@ -126,7 +117,11 @@ def test_6_reconnecting(reader):
     worker.wait_for(" [x] Received")
     with frozen(worker):
         reader.type_in(restart)
-    assert_shows(worker, shown)
+    lines = shown.splitlines()
+    for line in lines:  # `…` stands for any words
+        worker.wait_for(line.removesuffix("…"), lines.count(line))
+    printed = [line for line in lines if not line.startswith(LOST)]
+    assert worker.out[1 : 1 + len(printed)] == printed
 
 
 def test_7_heartbeats(reader):

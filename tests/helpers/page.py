@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.broker import LIMIT, SERVER, Broker
+from helpers.broker import SERVER, Broker
 from helpers.machine import ROOT
 from helpers.script import WAITING, Script
 
@@ -57,25 +56,15 @@ class Reader:
         for script in ("new_task.py", "worker.py"):
             shutil.copy(ROOT / script, folder)
         shutil.copytree(EXAMPLES, folder / "tests" / "examples")
-        (folder / "bin").mkdir()
-        tool = folder / "bin" / "rabbitmqctl"
-        command = Path(SERVER).with_name("rabbitmqctl")
-        tool.write_text(f'#!/bin/sh\nexec {command} --node {broker.node} "$@"\n')
-        tool.chmod(0o755)
-        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{broker.environment['PATH']}"
+        programs = f"{Path(SERVER).parent}:{Path(sys.executable).parent}"  # rabbitmqctl and python
+        path = f"{programs}:{broker.environment['PATH']}"
         self.environment = {**broker.environment, "PATH": path, "AMQP_URL": broker.url}
 
-    def _run(self, block: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, block: str) -> Script:
         here = f"127.0.0.1:{self.broker.port}"
-        return subprocess.run(
-            ["sh", "-ec", re.sub(r"(?<=[/@])127\.0\.0\.1(:5672)?(?=/)", here, block)],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
+        block = re.sub(r"(?<=[/@])127\.0\.0\.1(:5672)?(?=/)", here, block)
+        folder = self.folder
+        return self._start_script("-ec", block, python="sh", directory=folder, **self.environment)
 
     def type_in(self, block: str) -> str:
         """Run a block in console 3. Returns what it prints on stdout.
@@ -83,9 +72,9 @@ class Reader:
         Raises RuntimeError with what it said where a command fails.
         """
         ended = self._run(block)
-        if ended.returncode:
-            raise RuntimeError(f"{block}{ended.stdout}{ended.stderr}")
-        return ended.stdout
+        if ended.wait():
+            raise RuntimeError(str(ended))
+        return "".join(f"{line}\n" for line in ended.out)
 
     def error_of(self, block: str) -> str:
         """Run a block that ends with an error. Returns the last line of that.
@@ -93,16 +82,15 @@ class Reader:
         Raises RuntimeError where no command fails.
         """
         ended = self._run(block)
-        if not ended.returncode:
-            raise RuntimeError(f"no error: {block}")
-        return ended.stderr.splitlines(keepends=True)[-1]
+        if not ended.wait():
+            raise RuntimeError(f"no error: {ended}")
+        return f"{ended.err[-1]}\n"
 
     def start(self, block: str, wait_for: str = WAITING) -> Script:
         """Run a block whose last line starts a program that goes on, and wait for what it prints.
 
         Raises RuntimeError where a command fails, or the program ends before.
         """
-        its = {"PATH": self.environment["PATH"], "AMQP_URL": self.broker.url}
-        script = self._start_script("-ec", block, python="sh", directory=self.folder, **its)
+        script = self._run(block)
         script.wait_for(wait_for)
         return script
