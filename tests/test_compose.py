@@ -56,7 +56,7 @@ def compose(images, project):
 
 
 def test_see_it_run_in_docker(compose):
-    command, _play, picture = steps("See it run")  # in test_play.py
+    command, _python, _play, picture = steps("See it run")  # in test_play.py
     assert compose(command).endswith(f"\n\n{picture}")
 
 

@@ -31,7 +31,7 @@ def processes_in(folder):
 
 
 def test_see_it_run(start_play, tmp_path):
-    _in_docker, command, picture = steps("See it run")  # in test_compose.py
+    _in_docker, _python, command, picture = steps("See it run")  # in test_compose.py
     assert command == "python3 tests/play.py\n"
     play = start_play()
     assert play.wait() == 0
