@@ -85,9 +85,9 @@ def test_3_message_durability(reader):
 
 
 def test_4_fair_dispatch(reader):
-    greedy, four_tasks, ten_seconds, six_seconds = steps("4. Fair dispatch")
+    greedy, four_tasks, ten_seconds, real, six_seconds = steps("4. Fair dispatch")
     tasks = re.findall("new_task.py (.*)", four_tasks)
-    for command, shown in ((greedy, ten_seconds), ("python worker.py", six_seconds)):
+    for command, shown in ((greedy, ten_seconds), (real, six_seconds)):
         workers = [reader.start(command), reader.start(command)]
         with frozen(*workers):
             reader.type_in(four_tasks)
